@@ -1,0 +1,44 @@
+# `make demo` and `make test` are all a newcomer needs; each sets up everything by itself.
+PY := .venv/bin/python
+PYTHON ?= python3
+export MPLBACKEND := Agg
+
+.PHONY: demo test lint format zoo bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   train, prune, prove, retrain, save, export and measure a LeNet on real digits"
+	@echo "make test   linters, types and all tests"
+	@echo "make zoo    the whole model zoo (slow)"
+	@echo "make bench  speed of the analysis, beside Torch-Pruning (installed only for it)"
+
+# The stamp is older than pyproject.toml only if the dependencies may have changed.
+.venv/.ready: pyproject.toml requirements-dev.txt
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	.venv/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: .venv/.ready
+	.venv/bin/prunus demo --out demo-out
+
+lint: .venv/.ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: .venv/.ready
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+test: lint
+	.venv/bin/pytest -n 2 -m "not slow and not gpu"
+
+zoo: .venv/.ready
+	$(PY) -m benchmarks.zoo --write docs/coverage.md
+
+bench: .venv/.ready
+	$(PY) -m benchmarks.speed
+
+clean:
+	rm -rf .venv demo-out build dist

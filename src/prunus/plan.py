@@ -1,0 +1,173 @@
+"""The decision as data: which indices of which tensors stay, and which integers follow."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from prunus import surgery
+from prunus.errors import PlanError, suggest
+from prunus.surgery import AttributeChange, named_tensors
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to cut, as an immutable, printable, JSON-serialisable value.
+
+    Attributes:
+        shapes: the model's identity: every parameter's, buffer's and tensor attribute's name and shape before the cut.
+        kept: tensor name -> dimension -> indices kept, ascending; a dimension that isn't cut is absent.
+        attributes: the integers of modules that follow the sizes.
+        how: how it was decided (ratio, importance, scope, budget, ...), as JSON values.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    kept: Mapping[str, Mapping[int, tuple[int, ...]]]
+    attributes: tuple[AttributeChange, ...] = ()
+    how: Mapping[str, Any] = field(default_factory=dict)
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Return a new, small model; ``model`` (on any device, the meta device too) is left as it is.
+
+        The result carries the plan, composed with the one ``model`` already carried, as ``prunus_plan``.
+
+        Raises:
+            PlanError: the model isn't the one the plan was made for; the first tensor that differs is named.
+        """
+        self.check_fits(model)
+        small = surgery.apply(model, self.kept, self.attributes)
+        before = model.__dict__.get("prunus_plan")
+        small.__dict__["prunus_plan"] = before.then(self) if isinstance(before, Plan) else self
+        return small
+
+    def check_fits(self, model: nn.Module) -> None:
+        """Raise PlanError unless ``model`` has exactly the tensors, by name and shape, that the plan was made for."""
+        found = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+        for name, shape in self.shapes.items():
+            if name not in found:
+                hint = suggest(name, found)
+                raise PlanError(f"the plan was made for a model with a tensor {name!r}; this one has none.{hint}")
+            if found[name] != tuple(shape):
+                raise PlanError(
+                    f"the plan was made for {name!r} of shape {list(shape)}; this model has {list(found[name])}. "
+                    "Build the architecture the plan was made for (the unpruned one)."
+                )
+        for name in found:
+            if name not in self.shapes:
+                raise PlanError(f"this model has a tensor {name!r} that the plan doesn't know: another architecture?")
+
+    def shape_after(self, name: str) -> tuple[int, ...]:
+        """The shape of the named tensor after the cut."""
+        cut = self.kept.get(name, {})
+        return tuple(len(cut[d]) if d in cut else size for d, size in enumerate(self.shapes[name]))
+
+    def then(self, later: Plan) -> Plan:
+        """Compose: one plan that does this cut and, on its result, ``later``."""
+        for name, shape in later.shapes.items():
+            if name not in self.shapes or self.shape_after(name) != tuple(shape):
+                raise PlanError(f"the second plan doesn't follow the first: {name!r} has another shape there.")
+        kept = {name: dict(cut) for name, cut in self.kept.items()}
+        for name, cut in later.kept.items():
+            mine = kept.setdefault(name, {})
+            for dim, indices in cut.items():
+                mine[dim] = tuple(mine[dim][i] for i in indices) if dim in mine else indices
+        changes = {(c.module, c.name, c.path): c for c in self.attributes}
+        for c in later.attributes:
+            key = (c.module, c.name, c.path)
+            old = changes[key].old if key in changes else c.old
+            changes[key] = AttributeChange(c.module, c.name, c.path, old, c.new)
+        how = {"steps": [*_steps(self.how), *_steps(later.how)]}
+        return Plan(self.shapes, kept, tuple(changes.values()), how)
+
+    def explain(self) -> str:
+        """A table for people: every tensor that shrinks, and every integer that follows."""
+        before = sum(math.prod(shape) for shape in self.shapes.values())
+        after = sum(math.prod(self.shape_after(name)) for name in self.shapes)
+        lines = [f"{before:,} -> {after:,} values in parameters and buffers ({after / max(before, 1):.1%})", ""]
+        width = max((len(name) for name in self.kept), default=0)
+        for name in self.kept:
+            lines.append(f"{name:<{width}}  {list(self.shapes[name])} -> {list(self.shape_after(name))}")
+        return "\n".join([*lines, *(["", *map(str, self.attributes)] if self.attributes else [])])
+
+    def __str__(self) -> str:
+        return self.explain()
+
+    def to_json(self) -> str:
+        """The plan as JSON text. Index lists are stored once and referred to by number."""
+        table: dict[tuple[int, ...], int] = {}
+        kept = {
+            name: {str(dim): table.setdefault(tuple(indices), len(table)) for dim, indices in cut.items()}
+            for name, cut in self.kept.items()
+        }
+        document = {
+            "schema": SCHEMA,
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "indices": [list(indices) for indices in table],
+            "kept": kept,
+            "attributes": [[c.module, c.name, list(c.path), c.old, c.new] for c in self.attributes],
+            "how": dict(self.how),
+        }
+        return json.dumps(document)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            PlanError: the text isn't JSON, is of an unknown schema, or holds anything that can't be a plan.
+        """
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise PlanError(f"the plan isn't valid JSON: {error}") from error
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            found = document.get("schema") if isinstance(document, dict) else None
+            raise PlanError(f"the plan has schema {found!r}; this version of prunus reads schema {SCHEMA}.")
+        try:
+            return _read(document)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise PlanError(f"the plan is malformed: {type(error).__name__}: {error}") from error
+
+
+def _steps(how: Mapping[str, Any]) -> list[Any]:
+    steps = how.get("steps")
+    return list(steps) if isinstance(steps, list) else [dict(how)]
+
+
+def _read(document: dict[str, Any]) -> Plan:
+    shapes = {str(name): tuple(_natural(n) for n in shape) for name, shape in document["shapes"].items()}
+    indices = [tuple(_natural(i) for i in row) for row in document["indices"]]
+    for row in indices:
+        if not row or any(b <= a for a, b in zip(row, row[1:], strict=False)):
+            raise ValueError("kept indices must be non-empty and ascending")
+    kept: dict[str, dict[int, tuple[int, ...]]] = {}
+    for name, cut in document["kept"].items():
+        kept[name] = {}
+        for dim, number in cut.items():
+            row = indices[_natural(number)]
+            if row[-1] >= shapes[name][int(dim)] or int(dim) < 0:
+                raise ValueError(f"index {row[-1]} is outside dimension {dim} of {name!r}")
+            kept[name][int(dim)] = row
+    changes = []
+    for module, name, path, old, new in document["attributes"]:
+        if not isinstance(module, str) or not isinstance(name, str) or name.startswith("__"):
+            raise TypeError(f"attribute {module!r}.{name!r} can't be set by a plan")
+        steps = tuple(step if isinstance(step, str) else _natural(step) for step in path)
+        changes.append(AttributeChange(module, name, steps, _natural(old), _natural(new)))
+    how = document["how"]
+    if not isinstance(how, dict):
+        raise TypeError("'how' must be an object")
+    return Plan(shapes, kept, tuple(changes), how)
+
+
+def _natural(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError(f"expected a whole number, got {str(value)[:40]!r}")
+    return value

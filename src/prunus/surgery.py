@@ -1,0 +1,141 @@
+"""Make a small copy of a model: parameters sliced, integers set. The model that is given stays untouched."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.errors import InputError, PlanError, suggest
+
+Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
+"""Tensor name -> dimension -> the indices kept, ascending. Dimensions that are not cut are absent."""
+
+
+@dataclass(frozen=True)
+class AttributeChange:
+    """One integer of one module that follows a size: ``model.<module>.<name>[path] = new``.
+
+    ``path`` leads into tuples, lists and dicts (``normalized_shape[0]`` is ``(0,)``) and is empty for a plain integer.
+    """
+
+    module: str
+    name: str
+    path: tuple[int | str, ...]
+    old: int
+    new: int
+
+    def __str__(self) -> str:
+        place = ".".join(part for part in (self.module, self.name) if part)
+        return f"{place}{''.join(f'[{p!r}]' for p in self.path)}: {self.old} -> {self.new}"
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor the model holds, by qualified name: parameters, buffers, and plain tensor attributes.
+
+    A tensor with two names (tied weights) is listed under both.
+    """
+    return {f"{prefix}{name}": tensor for prefix, name, tensor in _walk(model)}
+
+
+def _walk(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
+    for path, module in model.named_modules(remove_duplicate=False):
+        prefix = f"{path}." if path else ""
+        for store in (module._parameters, module._buffers, module.__dict__):
+            for name, value in store.items():
+                if isinstance(value, Tensor):
+                    yield prefix, name, value
+
+
+def copy_model(model: nn.Module, replace: Mapping[int, Tensor]) -> nn.Module:
+    """Deep-copy ``model``, with the tensor of each ``id`` in ``replace`` standing in for the original.
+
+    Hooks, modes, tied weights and parameter names come along; no large tensor is copied on the way.
+    """
+    memo: dict[int, Any] = dict(replace)
+    plan = model.__dict__.get("prunus_plan")
+    if plan is not None:  # immutable: share it
+        memo[id(plan)] = plan
+    try:
+        return copy.deepcopy(model, memo)
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        raise InputError(
+            f"{type(model).__name__} can't be deep-copied ({error}). prunus never changes the model it is given, so it "
+            "must be able to copy it: remove locks, files, streams and non-leaf tensors from the modules' attributes."
+        ) from error
+
+
+def like(tensor: Tensor, data: Tensor) -> Tensor:
+    """``data`` dressed as ``tensor``: a Parameter stays one, with its ``requires_grad`` and its own attributes."""
+    if isinstance(tensor, nn.Parameter):
+        new: Tensor = nn.Parameter(data, requires_grad=tensor.requires_grad)
+        new.__dict__.update(tensor.__dict__)
+        return new
+    return data
+
+
+def slice_tensor(tensor: Tensor, kept: Mapping[int, tuple[int, ...]]) -> Tensor:
+    """A contiguous copy of ``tensor`` with only the kept indices along each given dimension."""
+    data = tensor.detach()
+    if data.is_meta:
+        shape = [len(kept[d]) if d in kept else size for d, size in enumerate(data.shape)]
+        return data.new_empty(shape)
+    for dim, indices in kept.items():
+        data = data.index_select(dim, torch.tensor(indices, dtype=torch.long, device=data.device))
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
+        return data.clone(memory_format=torch.channels_last)
+    return data if kept else data.clone()
+
+
+def apply(model: nn.Module, kept: Kept, attributes: tuple[AttributeChange, ...]) -> nn.Module:
+    """Return a copy of ``model`` with every named tensor sliced to ``kept`` and every attribute set.
+
+    Raises:
+        PlanError: a tensor or an attribute that is named is absent or not what the plan was made for.
+    """
+    tensors = named_tensors(model)
+    for name in kept:
+        if name not in tensors:
+            raise PlanError(f"the plan cuts {name!r}, which this model doesn't have.{suggest(name, tensors)}")
+    small: dict[int, tuple[Tensor, Mapping[int, tuple[int, ...]]]] = {}
+    for name, tensor in tensors.items():
+        cut = kept.get(name, {})
+        if id(tensor) in small and small[id(tensor)][1] != cut:
+            raise PlanError(f"{name!r} is tied to another tensor, but the plan cuts the two differently.")
+        small[id(tensor)] = (tensor, cut)
+    replace = {key: like(tensor, slice_tensor(tensor, cut)) for key, (tensor, cut) in small.items()}
+    result = copy_model(model, replace)
+    for change in attributes:
+        set_attribute(result, change)
+    return result
+
+
+def set_attribute(model: nn.Module, change: AttributeChange) -> None:
+    """Set one integer in place, checking that it holds the old value."""
+    try:
+        module = model.get_submodule(change.module)
+        value = module.__dict__[change.name]
+        old = value
+        for key in change.path:
+            old = old[key]
+    except (AttributeError, KeyError, IndexError, TypeError) as error:
+        raise PlanError(f"the plan sets {change}, but this model has no such attribute.") from error
+    if old not in (change.old, change.new):
+        raise PlanError(f"the plan sets {change}, but this model has {old!r} there: it isn't the model of the plan.")
+    module.__dict__[change.name] = _replaced(value, change.path, change.new)
+
+
+def _replaced(value: Any, path: tuple[int | str, ...], new: int) -> Any:
+    if not path:
+        return new
+    key, rest = path[0], path[1:]
+    if isinstance(value, tuple):
+        items = [_replaced(item, rest, new) if i == key else item for i, item in enumerate(value)]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    changed = copy.copy(value)
+    changed[key] = _replaced(value[key], rest, new)
+    return changed
