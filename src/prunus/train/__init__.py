@@ -1,0 +1,6 @@
+"""Training and fine-tuning: one loop, on Hugging Face Accelerate."""
+
+from prunus.train.loop import Epoch, History, Loss, Progress, cross_entropy, fit
+from prunus.train.losses import distillation
+
+__all__ = ["Epoch", "History", "Loss", "Progress", "cross_entropy", "distillation", "fit"]
