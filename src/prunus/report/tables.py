@@ -1,0 +1,65 @@
+"""A table as data, shown in the terminal, in the report and as JSON, and how its numbers are written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are text, ready to show. The first ``labels`` columns are left-aligned, the others hold numbers.
+
+    ``strong`` is the index of a column that the eye should find first, ``note`` one line below the table.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    labels: int = 1
+    strong: int | None = None
+    note: str = ""
+
+    def plain(self) -> str:
+        """The table as aligned text without colour, frames or truncation, for pipes and files."""
+        lines = [self.columns, *self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
+        text = ["  ".join(self._pad(i, cell, widths[i]) for i, cell in enumerate(line)).rstrip() for line in lines]
+        text.insert(1, "  ".join("-" * width for width in widths))
+        return "\n".join([self.title, *text, *([self.note] if self.note else [])])
+
+    def as_json(self) -> list[dict[str, str]]:
+        """One object per row, keyed by column."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+    def _pad(self, column: int, cell: str, width: int) -> str:
+        return cell.ljust(width) if column < self.labels else cell.rjust(width)
+
+
+def count(number: float) -> str:
+    """12345 -> "12,345"."""
+    return f"{round(number):,}"
+
+
+def kilobytes(number: float) -> str:
+    """Bytes as decimal kB or MB with three significant digits or so: 240296 -> "240.3 kB"."""
+    return f"{number / 1e6:,.2f} MB" if number >= 1e6 else f"{number / 1e3:,.1f} kB"
+
+
+def milliseconds(number: float) -> str:
+    """Three significant digits: 0.0712 -> "0.0712 ms"."""
+    digits = 1 if number >= 100 else 2 if number >= 10 else 3 if number >= 1 else 4
+    return f"{number:.{digits}f} ms"
+
+
+def change(before: float, after: float) -> str:
+    """The relative change: "-78.2 %"; "±0 %" where nothing changed."""
+    if before == after:
+        return "±0 %"
+    if before == 0:
+        return "new"
+    return f"{100 * (after - before) / before:+.1f} %".replace("-", "\N{MINUS SIGN}")
+
+
+def times(before: float, after: float) -> str:
+    """How many times faster or smaller: "2.31x"."""
+    return f"{before / after:.2f}×" if after else "–"
