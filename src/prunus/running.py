@@ -1,0 +1,79 @@
+"""Run a user's model without leaving a trace: modes, random state and example inputs stay as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from prunus.errors import InputError, TraceError
+
+
+def as_args(args: Any) -> tuple[Any, ...]:
+    """Positional arguments as a tuple: ``args`` is a tuple of them, a list of them, or one tensor."""
+    if isinstance(args, Tensor):
+        return (args,)
+    if isinstance(args, (tuple, list)):
+        return tuple(args)
+    raise InputError(
+        f"args must be one tensor or a tuple of the model's positional arguments, got {type(args).__name__}. "
+        "Named arguments go in kwargs."
+    )
+
+
+def check_eager(model: nn.Module) -> None:
+    """Raise InputError unless ``model`` is an eager module whose parameters exist."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}.")
+    for name, module in model.named_modules():
+        where = f"{name!r} ({type(module).__name__})" if name else type(module).__name__
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(f"{where} is a TorchScript module; give the eager model it was scripted or traced from.")
+        if type(module).__name__ == "OptimizedModule":
+            raise InputError(f"{where} is wrapped by torch.compile; give the model itself (compiled._orig_mod).")
+        for own in (*module._parameters.values(), *module._buffers.values()):
+            if nn.parameter.is_lazy(own):
+                raise InputError(f"{where} is lazy and has no parameters yet: run the model once on real inputs first.")
+
+
+def cloned(value: Any) -> Any:
+    """``value`` with a detached copy of every tensor in it, for a model that may work on its inputs in place."""
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), value)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors inside nested tuples, lists, dicts and dataclasses known to torch, in order."""
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """``model(*args, **kwargs)``; an exception of the user's code comes as the cause of a TraceError."""
+    try:
+        return model(*args, **kwargs)
+    except Exception as error:
+        shapes = (
+            ", ".join(f"{list(t.shape)} {t.dtype} on {t.device}" for t in tensors_in((args, kwargs))) or "no tensors"
+        )
+        raise TraceError(
+            f"{type(model).__name__}.forward raised {type(error).__name__}: {error}. It was given {shapes}; check that "
+            "the example inputs are what the model expects, and on its device."
+        ) from error
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Within: eval mode, no gradients, a forked random state. Afterwards: modes and random state as they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    cuda = sorted(device.index or 0 for device in devices if device.type == "cuda")
+    with torch.random.fork_rng(devices=cuda), torch.no_grad():
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
