@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from prunus.running import call, tensors_in
+from prunus.running import call, no_fast_path, tensors_in
 
 Shape = Sequence[int]
 
@@ -76,7 +76,7 @@ def watch(model: nn.Module, clock: Callable[[], float]) -> Iterator[dict[nn.Modu
 def count(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[nn.Module, Seen]:
     """Operations (two for a multiply-accumulate) of each module's own calls in one run."""
     counter = FlopCounterMode(display=False, custom_mapping=_formulas())
-    with _no_fast_path(), counter, watch(model, counter.get_total_flops) as seen:
+    with no_fast_path(), counter, watch(model, counter.get_total_flops) as seen:
         call(model, args, kwargs)
     return seen
 
@@ -104,17 +104,6 @@ def timed(
         for module, entry in seen.items():
             runs[module].append(1e3 * entry.cost)
     return {module: statistics.median(times) for module, times in runs.items()}, statistics.median(whole)
-
-
-@contextmanager
-def _no_fast_path() -> Iterator[None]:
-    """torch's transformer layers run as one opaque operator in eval mode; within, they run as what it stands for."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _formulas() -> dict[Any, Callable[..., int]]:

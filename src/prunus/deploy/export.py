@@ -1,0 +1,242 @@
+"""Export to ONNX: any batch size where the model allows, one file, and only if ONNX Runtime agrees with torch."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from prunus.deploy.parity import Batch, Inputs, largest_error
+from prunus.errors import InputError, PrunusError
+from prunus.running import as_args, call, check_eager, cloned, no_fast_path, tensors_in, undisturbed
+from prunus.surgery import copy_model, like, named_tensors
+
+_ONE_FILE_BYTES = 1_900_000_000
+"""A protobuf message ends at 2 GiB; larger weights go in a ``.data`` file beside the graph."""
+
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2}
+
+
+class ExportError(PrunusError, RuntimeError):
+    """The model can't be exported, or the exported file computes something else."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """An exported and checked file.
+
+    Attributes:
+        path: the file.
+        max_abs_error: largest |torch - ONNX Runtime| over all outputs and inputs tried.
+        max_rel_error: the same, each output's relative to its largest magnitude.
+        dynamic_batch: whether the file takes any batch size; if not, only that of the example.
+        bytes: size on disk.
+        opset: version of the ONNX operator set.
+        reason: why the batch is fixed although a dynamic one was asked for; otherwise None.
+    """
+
+    path: Path
+    max_abs_error: float
+    max_rel_error: float
+    dynamic_batch: bool
+    bytes: int
+    opset: int
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        batch = "any batch size" if self.dynamic_batch else "the example's batch size only"
+        because = f" ({self.reason})" if self.reason else ""
+        error = f"within {self.max_rel_error:.1e} of torch"
+        return f"{self.path}: {self.bytes:,} bytes, opset {self.opset}, {batch}{because}, {error}"
+
+
+def export(
+    small: nn.Module,
+    args: Any,
+    path: str | PathLike[str],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_batch: bool = True,
+    tolerance: float | None = None,
+    opset: int | None = None,
+) -> ExportResult:
+    """Export a model, in eval mode, to an ONNX file, and check the file against torch in ONNX Runtime on the CPU.
+
+    The check runs the example and random inputs like it, at the example's batch size and, if the batch is dynamic, at
+    1 and at 3 more. The file appears only after it has passed. The model, its mode, the inputs and the random state
+    stay as they were; a model on a GPU is exported from a copy on the CPU.
+
+    Args:
+        small: any eager model, pruned or not.
+        args: one tensor, or a tuple of positional arguments.
+        path: the file to write; one that is there is replaced. Weights beyond 1.9 GB go to ``<path>.data``.
+        kwargs: named arguments. The graph's inputs are the tensors of args, then of kwargs, in order.
+        dynamic_batch: take any size in the first dimension of every tensor whose first dimension is as long as that of
+            the first. If the model can't, the batch is fixed and the result's ``reason`` says why.
+        tolerance: largest relative error; by default 1e-4 in float32, 2e-2 in float16, 1e-6 in float64.
+        opset: version of the ONNX operator set; by default the exporter's own.
+
+    Raises:
+        InputError: the packages for export aren't installed, or arguments that can't be used.
+        TraceError: the model's own exception on the example, as the cause.
+        ExportError: torch can't export the model, ONNX Runtime can't run the file, or the two differ; no file is left.
+    """
+    _check_installed()
+    check_eager(small)
+    inputs: Inputs = cloned((as_args(args), dict(kwargs or {})))
+    small, inputs = _on_cpu(small, inputs)
+    if tolerance is None:
+        tolerance = _tolerance(small, inputs)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with undisturbed(small), no_fast_path(), tempfile.TemporaryDirectory(dir=path.parent, prefix=".prunus-") as beside:
+        call(small, *cloned(inputs))
+        reason = None
+        if dynamic_batch:
+            try:
+                return _export(small, inputs, Path(beside, path.name), path, tolerance, opset, dynamic=True)
+            except ExportError as error:
+                reason = str(error)
+        return _export(small, inputs, Path(beside, path.name), path, tolerance, opset, dynamic=False, reason=reason)
+
+
+def _export(
+    small: nn.Module,
+    inputs: Inputs,
+    draft: Path,
+    path: Path,
+    tolerance: float,
+    opset: int | None,
+    dynamic: bool,
+    reason: str | None = None,
+) -> ExportResult:
+    """Convert to ``draft``, check it, and move it to ``path``."""
+    name, batch = type(small).__name__, Batch(inputs)
+    try:
+        with _quiet():
+            program = _convert(small, inputs, dynamic, opset)
+            large = sum(t.numel() * t.element_size() for t in small.state_dict().values()) > _ONE_FILE_BYTES
+            program.save(str(draft), external_data=large)
+        sizes = [batch.size, 1, batch.size + 3] if dynamic else [batch.size]
+        errors = largest_error(lambda drawn: call(small, *cloned(drawn)), draft, inputs, sizes)
+    except Exception as error:
+        raise ExportError(f"{name} can't be exported with a {_kind(dynamic)} batch: {_first_words(error)}") from error
+    if not errors[1] <= tolerance:
+        raise ExportError(
+            f"the ONNX file of {name} ({_kind(dynamic)} batch) computes something else than torch: relative error "
+            f"{errors[1]:.2e} (absolute {errors[0]:.2e}), allowed {tolerance:.0e}. No file was written."
+        )
+    size = sum(file.stat().st_size for file in draft.parent.iterdir())
+    for file in sorted(draft.parent.iterdir(), reverse=True):  # the weights before the graph that names them
+        file.replace(path.parent / file.name)
+    return ExportResult(path, *errors, dynamic, size, program.model.opset_imports[""], reason)
+
+
+def _convert(small: nn.Module, inputs: Inputs, dynamic: bool, opset: int | None) -> Any:
+    """The ONNX program of the model, its batch dimension named ``batch`` if it is dynamic."""
+    batch, shapes = Batch(inputs), None
+    if dynamic:
+        if batch.size == 1:  # torch.export takes a size of 1 for a constant
+            inputs = pytree.tree_map_only(Tensor, lambda t: torch.cat([t, t]) if batch.holds(t) else t, inputs)
+            batch = Batch(inputs)
+        shapes, dim = torch.export.ShapesCollection(), torch.export.Dim("batch")  # type: ignore[no-untyped-call]
+        for tensor in filter(batch.holds, tensors_in(inputs)):
+            shapes[tensor] = {0: dim}
+    outputs = call(small, *cloned(inputs))
+    args, kwargs = inputs
+    exported = torch.export.export(small, args, kwargs, dynamic_shapes=shapes, strict=False)
+    given = [node.name for node in exported.graph.nodes if node.op == "placeholder"]
+    names = _output_names(outputs, given)
+    program = torch.onnx.export(exported, (), dynamo=True, verbose=False, output_names=names, opset_version=opset)
+    if program is None:
+        raise ExportError("torch.onnx.export returned nothing")
+    if dynamic:
+        _name_batch(program.model.graph, [batch.holds(tensor) for tensor in tensors_in(inputs)])
+    return program
+
+
+def _output_names(outputs: Any, taken: list[str]) -> list[str]:
+    """``output``, ``output_0`` and so on, or the keys where the model returns a dict."""
+    names = []
+    for path, leaf in pytree.tree_flatten_with_path(outputs)[0]:
+        if isinstance(leaf, Tensor):
+            key = re.sub(r"\W+", "_", pytree.keystr(path)).strip("_")
+            names.append(key if key and not key[0].isdigit() and key not in taken else f"output_{key}".rstrip("_"))
+    return names
+
+
+def _name_batch(graph: Any, batched: list[bool]) -> None:
+    """Call the batch's symbol ``batch`` in every shape, instead of ``s52``."""
+    first = graph.inputs[batched.index(True)]
+    symbol = re.compile(rf"\b{re.escape(str(first.shape[0].value))}\b")
+    values = [*graph.inputs, *(output for node in graph for output in node.outputs)]
+    for value in values:
+        for dim, size in enumerate(value.shape or ()):
+            text = getattr(size, "value", None)
+            if isinstance(text, str) and symbol.search(text):
+                value.shape[dim] = symbol.sub("batch", text)
+
+
+def _on_cpu(small: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
+    tensors = named_tensors(small).values()
+    if any(tensor.dtype == torch.bfloat16 for tensor in (*tensors, *tensors_in(inputs))):
+        raise InputError(
+            "ONNX Runtime's CPU kernels don't compute in bfloat16: export model.float() on float32 inputs."
+        )
+    if any(tensor.is_meta for tensor in tensors):
+        raise InputError("a model on the meta device has no weights to export: load them first.")
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        return small, inputs
+    copy = copy_model(small, {id(tensor): like(tensor, tensor.detach().cpu()) for tensor in tensors})
+    return copy, pytree.tree_map_only(Tensor, Tensor.cpu, inputs)
+
+
+def _tolerance(small: nn.Module, inputs: Inputs) -> float:
+    return max(_TOLERANCE.get(t.dtype, 1e-6) for t in (*small.parameters(), *small.buffers(), *tensors_in(inputs)))
+
+
+def _check_installed() -> None:
+    try:
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(f"export needs a package that isn't here ({error}): pip install 'prunus[export]'") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings, log lines and prints of the exporter's inner workings; what matters comes as an exception."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                yield
+    finally:
+        logging.disable(before)
+
+
+def _kind(dynamic: bool) -> str:
+    return "dynamic" if dynamic else "fixed"
+
+
+def _first_words(error: BaseException) -> str:
+    """The innermost cause's first lines: torch's exporter wraps it in advice on debugging torch."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = re.sub(r"\x1b\[\d*m|For more information, run with TORCH_LOGS=\S*", "", str(error))
+    return f"{type(error).__name__}: {' '.join(text.split())[:300]}"
