@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import prunus
 from prunus.deploy import tensors as storage
 from prunus.deploy.saving import load, save
 from prunus.errors import InputError, PrunusError, SaveError
@@ -375,6 +376,19 @@ def test_nothing_is_unpickled_or_pickled(tmp_path, monkeypatch):
     small = small_net()
     save(small, tmp_path / "s")
     assert_same_model(load(tmp_path / "s", Net), small)
+
+
+@pytest.mark.skipif(not hasattr(prunus, "prune"), reason="prunus.prune isn't there yet")
+def test_a_model_pruned_twice_comes_back(tmp_path):
+    def factory():
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 7))
+
+    once = prunus.prune(factory().eval(), X, ratio=0.5)
+    twice = prunus.prune(once, X, ratio=0.5)
+    save(twice, tmp_path / "s")
+    loaded = load(tmp_path / "s", factory)
+    assert loaded[0].out_channels == 2
+    assert_same_model(loaded, twice)
 
 
 # Saving: what is refused, and what a failure leaves behind
