@@ -90,7 +90,10 @@ class Plan:
         """A table for people: every tensor that shrinks, and every integer that follows."""
         before = sum(math.prod(shape) for shape in self.shapes.values())
         after = sum(math.prod(self.shape_after(name)) for name in self.shapes)
-        lines = [f"{before:,} -> {after:,} values in parameters and buffers ({after / max(before, 1):.1%})", ""]
+        lines = [
+            f"{before:,} -> {after:,} values in parameters and buffers ({after / max(before, 1):.1%})",
+            "",
+        ]
         width = max((len(name) for name in self.kept), default=0)
         for name in self.kept:
             lines.append(f"{name:<{width}}  {list(self.shapes[name])} -> {list(self.shape_after(name))}")

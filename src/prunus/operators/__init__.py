@@ -1,0 +1,32 @@
+"""The operator table. One file per family, rows only; import this package to have them all."""
+
+from prunus.operators import (
+    attention,
+    contraction,
+    convolution,
+    creation,
+    indexing,
+    normalization,
+    pooling,
+    reduction,
+    shape,
+)
+from prunus.operators.pointwise import find
+from prunus.operators.table import TABLE, Call, Row, unsupported
+
+__all__ = [
+    "TABLE",
+    "Call",
+    "Row",
+    "attention",
+    "contraction",
+    "convolution",
+    "creation",
+    "find",
+    "indexing",
+    "normalization",
+    "pooling",
+    "reduction",
+    "shape",
+    "unsupported",
+]

@@ -1,0 +1,42 @@
+"""Matrix products: the contracted axes are the same axis."""
+
+from __future__ import annotations
+
+from prunus.axes import UNIT, Axes
+from prunus.operators.table import Call, broadcast, row
+
+
+def _product(call: Call, a: Axes, b: Axes) -> Axes:
+    """``a @ b`` for matrices, batched ones and vectors, as ``torch.matmul`` has it."""
+    left = a if len(a) > 1 else (UNIT, *a)
+    right = b if len(b) > 1 else (*b, UNIT)
+    call.unify(left[-1], right[-2])
+    batch = broadcast(call, [left[:-2], right[:-2]])
+    rows = left[-2:-1] if len(a) > 1 else ()
+    columns = right[-1:] if len(b) > 1 else ()
+    return (*batch, *rows, *columns)
+
+
+@row("mm", "bmm", "matmul", "mv", "dot", "vdot", "_int_mm")
+def matmul(call: Call) -> Axes:
+    return _product(call, call.axes_of(call.args[0]), call.axes_of(call.args[1]))
+
+
+@row("addmm", "baddbmm", "addmv")
+def addmm(call: Call) -> Axes:
+    result = _product(call, call.axes_of(call.args[1]), call.axes_of(call.args[2]))
+    return broadcast(call, [call.first(), result])
+
+
+@row("linear")
+def linear(call: Call) -> Axes:
+    x, weight, bias = call.axes("input"), call.axes("weight"), call.maybe_axes("bias")
+    call.unify(x[-1], weight[-1])
+    if bias is not None:
+        call.unify(bias[0], weight[0])
+    return (*x[:-1], *weight[:-1])
+
+
+@row("outer", "ger")
+def outer(call: Call) -> Axes:
+    return (*call.axes_of(call.args[0]), *call.axes_of(call.args[1]))

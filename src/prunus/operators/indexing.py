@@ -1,0 +1,152 @@
+"""Look-ups by index: what the indices range over is frozen, everything else passes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from prunus.axes import UNIT, Axes
+from prunus.operators.table import Call, Outputs, broadcast, row
+
+
+@row("embedding")
+def embedding(call: Call) -> Axes:
+    weight = call.axes("weight")
+    call.freeze(weight[0], "rows looked up by embedding()")
+    return (*call.axes("indices"), weight[1])
+
+
+@row("_embedding_bag", "_embedding_bag_forward_only")
+def embedding_bag(call: Call) -> list[Axes]:
+    weight = call.axes("weight")
+    call.freeze(weight[0], "rows looked up by embedding_bag()")
+    for axis in call.axes("indices"):
+        call.freeze(axis, "indices of embedding_bag()")
+    bags = call.fresh(call.outputs[0].shape[0], "bags of embedding_bag()")
+    rest = [tuple(call.fresh(n, "internal to embedding_bag()") for n in out.shape) for out in call.outputs[1:]]
+    return [(bags, weight[1]), *rest]
+
+
+@row("index", "_unsafe_index")
+def index(call: Call) -> Outputs:
+    """``x[i, :, j]``: the indexed dimensions are frozen; the indices' own axes take their place."""
+    axes = call.first()
+    given = list(call.arg("indices"))
+    if _has_mask(given):
+        _freeze_all(call, "chosen by a boolean mask")
+        return call.frozen_outputs("chosen by a boolean mask")
+    return _place(call, axes, given)
+
+
+def _has_mask(given: list[Tensor | None]) -> bool:
+    return any(t is not None and t.dtype in (torch.bool, torch.uint8) for t in given)
+
+
+def _freeze_all(call: Call, reason: str) -> None:
+    for tensor in call.tensors():
+        for axis in call.axes_of(tensor):
+            call.freeze(axis, reason)
+
+
+def _place(call: Call, axes: Axes, given: list[Tensor | None]) -> Axes:
+    indexed = [d for d, t in enumerate(given) if t is not None]
+    for d in indexed:
+        call.freeze(axes[d], "looked up by index along it")
+    result = broadcast(call, [call.axes_of(t) for t in given if t is not None])
+    rest = [axis for d, axis in enumerate(axes) if d not in indexed]
+    adjacent = indexed == list(range(indexed[0], indexed[-1] + 1))
+    at = indexed[0] if adjacent else 0
+    return (*rest[:at], *result, *rest[at:])
+
+
+@row("index_select", "_index_select")
+def index_select(call: Call) -> Axes:
+    axes = call.first()
+    dim = call.arg("dim") % len(axes)
+    call.freeze(axes[dim], "looked up by index_select() along it")
+    chosen = call.axes("index")
+    return (*axes[:dim], *(chosen or (UNIT,)), *axes[dim + 1 :])
+
+
+@row("gather", "take_along_dim")
+def gather(call: Call) -> Axes:
+    """The output has the index's shape; dimensions of another size than the input's are looked up in part."""
+    axes, chosen = call.first(), call.axes("index")
+    dim = call.arg("dim") % len(axes) if axes else 0
+    return _along(call, axes, chosen, dim)
+
+
+def _along(call: Call, axes: Axes, other: Axes, dim: int) -> Axes:
+    for d, (mine, theirs) in enumerate(zip(axes, other, strict=True)):
+        if d == dim:
+            call.freeze(mine, f"looked up by {call.name}() along it")
+        elif mine.size == theirs.size:
+            call.unify(mine, theirs)
+        else:
+            call.freeze(mine, f"looked up in part by {call.name}()")
+            call.freeze(theirs, f"{call.name}() looks up a part")
+    return other
+
+
+@row(
+    "scatter",
+    "scatter_add",
+    "scatter_reduce",
+    "index_add",
+    "index_copy",
+    "index_fill",
+    "index_reduce",
+    preserves_zero=False,
+)
+def scatter(call: Call) -> Axes:
+    """Writes into a copy of the input along ``dim``; all other dimensions must match whole."""
+    axes, chosen = call.first(), call.axes("index")
+    dim = call.arg("dim") % len(axes) if axes else 0
+    source = call.maybe_axes("src") or call.maybe_axes("source") or ()
+    if call.name.startswith("scatter"):
+        _along(call, axes, chosen, dim)
+        for a, b in zip(chosen, source, strict=False):
+            if a.size == b.size:
+                call.unify(a, b)
+            else:
+                call.freeze(b, "scattered in part")
+        return axes
+    call.freeze(axes[dim], f"written by {call.name}() along it")
+    for d, theirs in enumerate(source):
+        if d == dim:
+            call.freeze(theirs, f"written by {call.name}()")
+        else:
+            call.unify(axes[d], theirs)
+    return axes
+
+
+@row("index_put", "_index_put_impl", "_unsafe_index_put", preserves_zero=False)
+def index_put(call: Call) -> Axes:
+    axes = call.first()
+    given = list(call.arg("indices"))
+    if _has_mask(given):
+        _freeze_all(call, "written by a boolean mask")
+        return axes
+    places = _place(call, axes, given)
+    broadcast(call, [places, call.axes("values")])
+    return axes
+
+
+@row("one_hot")
+def one_hot(call: Call) -> Axes:
+    return (*call.first(), call.fresh(call.outputs[0].shape[-1], "classes of one_hot()"))
+
+
+@row("repeat_interleave")
+def repeat_interleave(call: Call) -> Outputs:
+    _freeze_all(call, "repeated by repeat_interleave()")
+    return call.frozen_outputs("repeat_interleave()")
+
+
+@row("tril", "triu", preserves_zero=False)
+def triangle(call: Call) -> Axes:
+    """Position against position: the last two dimensions are frozen."""
+    axes = call.first()
+    for axis in axes[-2:]:
+        call.freeze(axis, f"{call.name}() compares positions along it")
+    return axes

@@ -1,0 +1,82 @@
+"""Reductions and what is normalized over a dimension: sums, means, extrema, norms, softmax, sorting."""
+
+from __future__ import annotations
+
+from prunus.axes import UNIT, Axes
+from prunus.operators.table import Call, dims, row
+
+
+def _reduced(call: Call, chosen: list[int]) -> list[Axes]:
+    """The axes that are left, in every output; a reduced dimension is kept as one position with ``keepdim``."""
+    axes = call.first()
+    keep = bool(call.arg("keepdim", False))
+    kept = tuple(UNIT if d in chosen else axis for d, axis in enumerate(axes) if keep or d not in chosen)
+    return [kept] * len(call.outputs)
+
+
+def _chosen(call: Call) -> list[int]:
+    return dims(call.arg("dim"), len(call.first()))
+
+
+@row("sum", "nansum", "count_nonzero")
+def sum_(call: Call) -> list[Axes]:
+    """Removed positions, being zero, add nothing."""
+    return _reduced(call, _chosen(call))
+
+
+@row(
+    *"mean var std var_mean std_mean amax amin prod all any logsumexp norm linalg_vector_norm max min median "
+    "nanmedian aminmax nanmean".split(),
+    preserves_zero=False,
+)  # fmt: skip
+def statistic(call: Call) -> list[Axes]:
+    """A statistic over the kept positions of the reduced dimensions."""
+    if call.name in ("max", "min") and len(call.args) > 1 and not isinstance(call.args[1], int):
+        raise NotImplementedError  # the two-tensor form is pointwise and arrives as maximum or minimum
+    chosen = _chosen(call)
+    for d in chosen:
+        call.reduces(call.first()[d])
+    if len(call.outputs) > 1 and call.name in ("max", "min", "median", "nanmedian"):
+        _freeze_positions(call, chosen)  # the second output holds positions
+    return _reduced(call, chosen)
+
+
+@row("argmax", "argmin", preserves_zero=False)
+def arg_extremum(call: Call) -> list[Axes]:
+    _freeze_positions(call, _chosen(call))
+    return _reduced(call, _chosen(call))
+
+
+def _freeze_positions(call: Call, chosen: list[int]) -> None:
+    for d in chosen:
+        call.freeze(call.first()[d], f"{call.name}() gives positions along it")
+
+
+@row("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax", preserves_zero=False)
+def softmax(call: Call) -> Axes:
+    axes = call.first()
+    call.reduces(axes[call.arg("dim")])
+    return axes
+
+
+@row("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", preserves_zero=False)
+def cumulative(call: Call) -> list[Axes]:
+    axes = call.first()
+    call.freeze(axes[call.arg("dim")], f"{call.name}() along it")
+    return [axes] * len(call.outputs)
+
+
+@row("sort", "argsort", "topk", "kthvalue", "mode", "msort", preserves_zero=False)
+def order(call: Call) -> list[Axes]:
+    """Positions along the dimension trade places by value."""
+    axes = call.first()
+    dim = (call.arg("dim", -1) or 0) % len(axes) if axes else 0
+    if axes:
+        call.freeze(axes[dim], f"{call.name}() along it")
+    result = []
+    for out in call.outputs:
+        same = len(out.shape) == len(axes)
+        left = axes if same else (*axes[:dim], *axes[dim + 1 :])
+        new = tuple(call.fresh(n, f"{call.name}()") if same and d == dim else left[d] for d, n in enumerate(out.shape))
+        result.append(new)
+    return result

@@ -1,0 +1,227 @@
+"""Turn the equations of a run into attribute definitions, counts that follow others, and frozen atoms.
+
+After a cut, every integer that the model computes or holds must again fit the tensors. Three things can be done about
+an equation: *define* an attribute by it (``num_heads := count(heads)``), let the count of one atom *follow* others
+(``width := count(heads) * 64``), or *freeze* the atoms in it. Whether an equation already holds is decided by
+evaluating both sides for random counts (as in Schwartz and Zippel's test of polynomial identity).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from prunus.axes import Atom, Space
+from prunus.sizes.expression import (
+    Arithmetic,
+    Attribute,
+    Count,
+    Expression,
+    evaluate,
+    isolate,
+    leaves,
+    resolved,
+    substitute,
+)
+from prunus.sizes.traced import Equation
+
+_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The solution: how attributes and dependent counts follow from the counts that can be chosen.
+
+    Attributes:
+        values: every attribute's present value.
+        definitions: attributes that follow sizes, as expressions over counts.
+        followers: atoms whose count is given by an expression over the counts of others, in order of evaluation.
+    """
+
+    values: Mapping[Attribute, int]
+    definitions: Mapping[Attribute, Expression] = field(default_factory=dict)
+    followers: Mapping[Atom, Expression] = field(default_factory=dict)
+
+    def complete(self, counts: Mapping[Atom, int]) -> dict[Atom, int]:
+        """``counts`` of the atoms that were chosen, with those of the followers added."""
+        result = {atom: n for atom, n in counts.items() if atom not in self.followers}
+        for atom, expr in self.followers.items():
+            result[atom] = evaluate(expr, result, self.values)
+        return result
+
+    def attributes(self, counts: Mapping[Atom, int]) -> dict[Attribute, int]:
+        """The new value of every attribute that changes under complete ``counts``."""
+        new = {attribute: evaluate(expr, counts, self.values) for attribute, expr in self.definitions.items()}
+        return {attribute: value for attribute, value in new.items() if value != self.values[attribute]}
+
+
+def solve(space: Space, equations: Iterable[Equation], values: Mapping[Attribute, int]) -> Sizes:
+    """Solve ``equations``, freezing atoms in ``space`` where nothing else helps."""
+    solver = _Solver(space, values)
+    return solver.solve(list(equations))
+
+
+class _Solver:
+    def __init__(self, space: Space, values: Mapping[Attribute, int]) -> None:
+        self.space = space
+        self.values = values
+        self.definitions: dict[Attribute, Expression] = {}
+        self.followers: dict[Atom, Expression] = {}
+        self.samples: list[dict[Atom, int]] = []
+
+    def solve(self, equations: list[Equation]) -> Sizes:
+        live = [e for e in map(self._resolve, equations) if e.left != e.right and self._is_live(e)]
+        hard = [e for e in live if not e.soft]
+        self._define(hard)
+        self._define([e for e in live if e.soft])
+        pending = [self._substitute(e) for e in hard]
+        pending = [e for e in pending if self._free(e.left) or self._free(e.right)]
+        self._sample(pending)
+        self._settle_constants(pending)
+        for step in (self._follow, self._pair, self._freeze):
+            for equation in pending:
+                if not self._holds(equation):
+                    step(equation)
+            self._settle_constants(pending)
+        return Sizes(self.values, self.definitions, self.followers)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def _resolve(self, e: Equation) -> Equation:
+        return Equation(resolved(e.left, self.space), resolved(e.right, self.space), e.reason, e.soft)
+
+    def _substitute(self, e: Equation) -> Equation:
+        left, right = substitute(e.left, self.definitions), substitute(e.right, self.definitions)
+        return Equation(left, right, e.reason)
+
+    def _is_live(self, e: Equation) -> bool:
+        """Whether a cut could break the equation: something in it can change."""
+        free = any(self._free(side) for side in (e.left, e.right))
+        return free or any(isinstance(x, Attribute) for side in (e.left, e.right) for x in leaves(side))
+
+    def _free(self, expr: Expression) -> list[Atom]:
+        return [x for x in leaves(expr) if isinstance(x, Atom) and self.space.reason(x) is None]
+
+    # -- defining attributes -------------------------------------------------------------------------------------
+
+    def _define(self, equations: list[Equation]) -> None:
+        """Take the first equation with one unknown attribute as its definition, as long as any is found."""
+        waiting = equations
+        while True:
+            later = [e for e in waiting if not self._define_by(e)]
+            if len(later) == len(waiting):
+                return
+            waiting = later
+
+    def _define_by(self, e: Equation) -> bool:
+        left, right = substitute(e.left, self.definitions), substitute(e.right, self.definitions)
+        for expr, other in ((left, right), (right, left)):
+            if isinstance(other, int) or any(isinstance(x, Attribute) for x in leaves(other)):
+                continue
+            unknown = {x for x in leaves(expr) if isinstance(x, Attribute)}
+            if len(unknown) == 1:
+                (target,) = unknown
+                found = isolate(expr, target, other)
+                if found is not None and evaluate(found, {}, self.values) == self.values[target]:
+                    self.definitions[target] = found
+                    return True
+        return False
+
+    # -- deciding whether an equation holds ----------------------------------------------------------------------
+
+    def _sample(self, equations: list[Equation]) -> None:
+        rng = random.Random(0)
+        found = dict.fromkeys(a for e in equations for side in (e.left, e.right) for a in self._free(side))
+        self.samples = [{atom: rng.randint(1, atom.size) for atom in found} for _ in range(_SAMPLES)]
+
+    def _holds(self, e: Equation) -> bool:
+        try:
+            return all(
+                evaluate(e.left, counts, self.values) == evaluate(e.right, counts, self.values)
+                for counts in self.samples
+            )
+        except ZeroDivisionError:
+            return False
+
+    def _refresh(self) -> None:
+        for counts in self.samples:
+            for atom, expr in self.followers.items():
+                counts[atom] = evaluate(expr, counts, self.values)
+
+    # -- the three remedies --------------------------------------------------------------------------------------
+
+    def _settle_constants(self, equations: list[Equation]) -> None:
+        """Freeze what must equal a constant, until no side becomes constant any more."""
+        changed = True
+        while changed:
+            changed = False
+            for e in equations:
+                left, right = self._free(e.left), self._free(e.right)
+                if bool(left) != bool(right) and not self._holds(e):
+                    self._freeze_atoms(left or right, e.reason)
+                    changed = True
+
+    def _freeze(self, e: Equation) -> None:
+        self._freeze_atoms([*self._free(e.left), *self._free(e.right)], e.reason)
+
+    def _freeze_atoms(self, found: list[Atom], reason: str) -> None:
+        for atom in found:
+            self.space.freeze(atom, reason)
+            for counts in self.samples:
+                counts[atom] = atom.size
+            expr = self.followers.pop(atom, None)
+            if expr is not None:
+                self._freeze_atoms(self._free(expr), reason)
+        self._refresh()
+
+    def _follow(self, e: Equation) -> None:
+        for this, other in ((e.left, e.right), (e.right, e.left)):
+            atom = this.axis if isinstance(this, Count) else None
+            if isinstance(atom, Atom) and self._may_follow(atom, other):
+                self._let_follow(atom, other)
+                return
+
+    def _may_follow(self, atom: Atom, expr: Expression) -> bool:
+        if atom in self.followers or self.space.reason(atom) is not None or not _is_monotone(expr):
+            return False
+        seen, stack = set(), self._free(expr)
+        while stack:
+            x = stack.pop()
+            if x not in seen:
+                seen.add(x)
+                stack += self._free(self.followers[x]) if x in self.followers else []
+        return atom not in seen
+
+    def _let_follow(self, atom: Atom, expr: Expression) -> None:
+        pending = {**self.followers, atom: expr}
+        self.followers = {}
+        for follower in pending:
+            self._place(follower, pending)
+        self._refresh()
+
+    def _place(self, atom: Atom, pending: Mapping[Atom, Expression]) -> None:
+        """Append a follower after those that it reads itself."""
+        if atom in pending and atom not in self.followers:
+            for x in self._free(pending[atom]):
+                self._place(x, pending)
+            self.followers[atom] = pending[atom]
+
+    def _pair(self, e: Equation) -> None:
+        """Two products with factors of the same sizes: let each factor of one follow its like in the other."""
+        left, right = (sorted(self._roots(side), key=lambda atom: atom.size) for side in (e.left, e.right))
+        if [a.size for a in left] != [a.size for a in right]:
+            return
+        for a, b in zip(left, right, strict=True):
+            if a is not b and self._may_follow(a, Count(b)):
+                self._let_follow(a, Count(b))
+
+    def _roots(self, expr: Expression) -> list[Atom]:
+        return [r for a in self._free(expr) for r in (self._roots(self.followers[a]) if a in self.followers else [a])]
+
+
+def _is_monotone(expr: Expression) -> bool:
+    """Whether ``expr`` is at least one for all counts of at least one, and no larger than at full size."""
+    if isinstance(expr, Arithmetic):
+        return expr.symbol in "+*" and _is_monotone(expr.left) and _is_monotone(expr.right)
+    return not isinstance(expr, int) or expr > 0

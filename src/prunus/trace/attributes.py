@@ -1,0 +1,66 @@
+"""Integers that modules hold: given a provenance for a run, and told apart from those that can't be sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from prunus.sizes import Attribute, Ledger, Size
+
+# Of torch's own layers only these are read as sizes of axes; the rest are windows, strides and the like.
+_OF_TORCH = {
+    *"groups num_groups normalized_shape embed_dim num_heads unflattened_size hidden_size input_size proj_size".split(),
+}
+# Never sizes of an axis, in subclasses of torch's layers either.
+_NEVER = {
+    *"kernel_size stride padding dilation output_padding _reversed_padding_repeated_twice padding_idx training".split(),
+}
+
+
+@contextmanager
+def traced_attributes(model: nn.Module, ledger: Ledger) -> Iterator[dict[Attribute, int]]:
+    """Within the context every integer attribute of ``model``'s modules is a :class:`Size`; yields their values."""
+    values: dict[Attribute, int] = {}
+    saved: list[tuple[dict[str, Any], str, Any]] = []
+    for path, module in model.named_modules():
+        own = module.__class__.__module__.startswith("torch.nn.modules")
+        for name, value in list(module.__dict__.items()):
+            if name in _NEVER or (own and name not in _OF_TORCH):
+                continue
+            traced = _traced(value, Attribute(path, name), ledger, values)
+            if traced is not value:
+                saved.append((module.__dict__, name, value))
+                module.__dict__[name] = traced
+    try:
+        yield values
+    finally:
+        for store, name, value in saved:
+            store[name] = value
+
+
+def _traced(value: Any, place: Attribute, ledger: Ledger, values: dict[Attribute, int]) -> Any:
+    """``value`` with each integer above one made a Size; the very same object where there is none."""
+    if isinstance(value, int):
+        if isinstance(value, bool) or type(value) is not int or value <= 1:
+            return value
+        values[place] = value
+        return Size.of(value, place, ledger)
+    if type(value) in (list, tuple):
+        items = [
+            _traced(item, Attribute(place.module, place.name, (*place.path, i)), ledger, values)
+            for i, item in enumerate(value)
+        ]
+        same = all(new is old for new, old in zip(items, value, strict=True))
+        return value if same else type(value)(items)
+    if type(value) is dict and not place.name.startswith("_"):
+        new = {
+            key: _traced(item, Attribute(place.module, place.name, (*place.path, key)), ledger, values)
+            for key, item in value.items()
+            if isinstance(key, str | int)
+        }
+        changed = len(new) == len(value) and any(new[key] is not value[key] for key in new)
+        return new if changed else value
+    return value

@@ -1,0 +1,194 @@
+"""What a trace learned, for people and for the planner: the groups, their members, and why anything is frozen."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from prunus.axes import Atom, Axes, Axis, Product, Space, atoms
+from prunus.errors import InputError, suggest
+from prunus.sizes import Sizes
+from prunus.trace.modes import Record
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dimension of one tensor that a group runs through."""
+
+    name: str
+    dim: int
+
+    def __str__(self) -> str:
+        return f"{self.name}[{self.dim}]"
+
+
+@dataclass(frozen=True)
+class Group:
+    """An atom with every (tensor, dimension) whose expression contains it: what is cut together.
+
+    Attributes:
+        name: unique in the graph; the path of the module that makes the axis, with ``#2`` where it makes another.
+        size: the number of indices.
+        members: the tensor dimensions, in the order of the model's tensors.
+        frozen: why it can't be cut, or None.
+    """
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+    frozen: str | None
+    atom: Atom
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One traced run: the training mode it had, and the record of every operator call in it."""
+
+    training: bool
+    records: Sequence[Record]
+
+
+@dataclass(eq=False)
+class Graph:
+    """How every axis of a model relates to every other.
+
+    Attributes:
+        model: the model that was traced, as given.
+        args, kwargs: the example inputs.
+        tensors: the axes of every parameter, buffer and tensor attribute.
+        sizes: the integers that follow sizes, and the counts that follow others.
+        unsupported: operators without a row in the table, with the module that called them first.
+        notes: what a reader should know of how the trace was made.
+    """
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    space: Space
+    tensors: Mapping[str, Axes]
+    sizes: Sizes
+    runs: Sequence[Run]
+    skeleton: nn.Module
+    unsupported: Mapping[str, str]
+    notes: Sequence[str]
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Every atom that runs through a tensor of the model, in the order of the model's tensors."""
+        members: dict[Atom, dict[Member, None]] = defaultdict(dict)
+        for name, axes in self.tensors.items():
+            for dim, axis in enumerate(axes):
+                for atom in atoms(axis):
+                    members[atom][Member(name, dim)] = None
+        taken: dict[str, int] = defaultdict(int)
+        return tuple(
+            Group(_unique(_name(found), taken), atom.size, tuple(found), self.space.reason(atom), atom)
+            for atom, found in members.items()
+        )
+
+    @property
+    def free(self) -> tuple[Group, ...]:
+        """The groups that can be cut."""
+        return tuple(group for group in self.groups if group.frozen is None)
+
+    def group(self, name: str) -> Group:
+        """The group of that name.
+
+        Raises:
+            InputError: there is none; close names are suggested.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise InputError(f"there is no group {name!r}.{suggest(name, (g.name for g in self.groups))}")
+
+    def format(self, axis: Axis) -> str:
+        """``axis`` as text, its atoms by the names of their groups."""
+        if isinstance(axis, Atom):
+            name = self._names.get(axis)
+            return f"{name}:{axis.size}" if name else str(axis.size)
+        if not axis.parts:
+            return str(axis.size)
+        if isinstance(axis, Product):
+            return " * ".join(self.format(part) for part in axis.parts)
+        return "(" + " + ".join(self.format(part) for part in axis.parts) + ")"
+
+    @cached_property
+    def _names(self) -> dict[Atom, str]:
+        return {group.atom: group.name for group in self.groups}
+
+    def explain(self, name: str, dim: int = 0) -> str:
+        """What dimension ``dim`` of the named tensor is made of, what it is coupled to, and why it is frozen if it is.
+
+        Raises:
+            InputError: no such tensor or dimension; close names are suggested.
+        """
+        if name not in self.tensors:
+            raise InputError(f"the model has no tensor {name!r}.{suggest(name, self.tensors)}")
+        axes = self.tensors[name]
+        if not -len(axes) <= dim < len(axes):
+            raise InputError(f"{name!r} has {len(axes)} dimensions; there is no dimension {dim}.")
+        axis = axes[dim]
+        lines = [f"{name}[{dim % len(axes)}] = {self.format(axis)}"]
+        for atom in dict.fromkeys(atoms(axis)):
+            group = next(g for g in self.groups if g.atom is atom)
+            lines.append(f"  {group.name} ({group.size}): {_state(group, self.sizes)}")
+            lines += [
+                f"    {member} = {self.format(self.tensors[member.name][member.dim])}" for member in group.members
+            ]
+        if axis.size == 1:
+            lines.append("  a single position: nothing to cut")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        free = self.free
+        rows = [(g.name, str(g.size), _members(g.members)) for g in free]
+        header = f"{len(free)} groups can be cut, {len(self.groups) - len(free)} are frozen"
+        lines = [header, "", *_table(("group", "size", "runs through"), rows)]
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for group in self.groups:
+            if group.frozen is not None:
+                reasons[group.frozen].append(f"{group.members[0]}")
+        if reasons:
+            shown = [(reason, str(len(names)), _members(names)) for reason, names in reasons.items()]
+            lines += ["", *_table(("frozen because", "groups", "such as"), shown)]
+        lines += [
+            "",
+            *(f"no row for operator {op} (in {where or 'the model'})" for op, where in self.unsupported.items()),
+        ]
+        return "\n".join([*lines, *self.notes]).rstrip()
+
+
+def _state(group: Group, sizes: Sizes) -> str:
+    if group.frozen is not None:
+        return f"frozen: {group.frozen}"
+    return "its count follows others" if group.atom in sizes.followers else "can be cut"
+
+
+def _name(members: Mapping[Member, None]) -> str:
+    """The module whose output the axis is: the first that has it as dimension 0 of a matrix or more, if any."""
+    made = [m for m in members if m.dim == 0 and m.name.endswith("weight")] or list(members)
+    return made[0].name.rpartition(".")[0] or made[0].name
+
+
+def _unique(name: str, taken: dict[str, int]) -> str:
+    taken[name] += 1
+    return name if taken[name] == 1 else f"{name}#{taken[name]}"
+
+
+def _members(members: Sequence[Any], limit: int = 3) -> str:
+    more = f", and {len(members) - limit} more" if len(members) > limit else ""
+    return ", ".join(map(str, members[:limit])) + more
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]

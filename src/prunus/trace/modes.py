@@ -1,0 +1,195 @@
+"""The dispatch modes of a run: one that learns axes, one that only records shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prunus.axes import Axes, Space
+from prunus.errors import PrunusError
+from prunus.operators import Call, find, unsupported
+from prunus.trace.standins import AXES, NAME, SHADOW, SHADOW_LIMIT, meta_like, set_mark, shadow_of
+
+_CONSTANT_FACTORIES = {
+    *"arange zeros ones full eye linspace scalar_tensor tril_indices triu_indices lift_fresh".split(),
+}
+
+
+class RowError(PrunusError):
+    """A row of the operator table is wrong: a bug of prunus, to be reported."""
+
+
+class ValuesNeeded(RuntimeError):
+    """Python code asked for a value that a run without values doesn't have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One operator call of a run: its name, and the module it ran in."""
+
+    name: str
+    module: str
+    outputs: tuple[Any, ...]  # axes when learning, shapes when recording
+
+
+class RunMode(TorchDispatchMode):
+    """Runs operators on stand-ins, keeps shadows up to date, and hands every call to :meth:`learn`."""
+
+    def __init__(self, real: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.real = real
+        self.records: list[Record] = []
+        self.modules: list[str] = [""]
+        self._foreign: dict[int, tuple[Tensor, Tensor]] = {}
+        self._stale: set[int] = set()
+
+    def learn(self, func: OpOverload, args: Any, kwargs: dict[str, Any], outputs: list[Tensor]) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if self.real:
+            result = func(*args, **kwargs)
+        else:
+            args = tuple(self._stand_in(a) for a in args)
+            kwargs = {key: self._stand_in(a) for key, a in kwargs.items()}
+            result = self._run(func, args, kwargs)
+        outputs = [out for out in _flat(result) if isinstance(out, Tensor)]
+        learned = self.learn(func, args, kwargs, outputs)
+        self.records.append(Record(func._schema.name, self.modules[-1], learned))
+        return result
+
+    # -- running without values ----------------------------------------------------------------------------------
+
+    def _stand_in(self, value: Any) -> Any:
+        if isinstance(value, Tensor) and not value.is_meta:
+            if id(value) not in self._foreign:
+                self._foreign[id(value)] = (value, meta_like(value, shadow=True))
+            return self._foreign[id(value)][1]
+        if isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
+            return type(value)(self._stand_in(item) for item in value)
+        if isinstance(value, torch.device):
+            return torch.device("meta")
+        return value
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tensors = [t for t in _flat((args, tuple(kwargs.values()))) if isinstance(t, Tensor)]
+        shadows = {id(t): shadow_of(t) for t in tensors}
+        name = func._schema.name.split("::")[1]
+        known = all(s is not None and _storage(s) not in self._stale for s in shadows.values())
+        if not tensors and name not in _CONSTANT_FACTORIES:
+            known = False
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            known = False
+        if torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
+            return self._value(func, args, kwargs, shadows, known)
+        if not tensors:
+            kwargs["device"] = torch.device("meta")
+        result = func(*args, **kwargs)
+        outputs = [out for out in _flat(result) if isinstance(out, Tensor)]
+        if known and sum(out.numel() for out in outputs) <= SHADOW_LIMIT:
+            self._shadow(func, args, kwargs, shadows, outputs)
+        elif func._schema.is_mutable:
+            self._forget(shadows, outputs)
+        return result
+
+    def _shadow(self, func: Any, args: Any, kwargs: Any, shadows: dict[int, Any], outputs: list[Tensor]) -> None:
+        real = _flat(func(*_real(args, shadows), **_real(kwargs, shadows)))
+        for out, value in zip(outputs, (v for v in real if isinstance(v, Tensor)), strict=True):
+            set_mark(out, SHADOW, value)
+
+    def _value(self, func: Any, args: Any, kwargs: Any, shadows: dict[int, Any], known: bool) -> Any:
+        if not known:
+            raise ValuesNeeded(f"{func._schema.name} needs the values of a tensor")
+        result = func(*_real(args, shadows), **_real(kwargs, shadows))
+        return meta_like(result, shadow=True) if isinstance(result, Tensor) else result
+
+    def _forget(self, shadows: dict[int, Any], outputs: list[Tensor]) -> None:
+        """An unknown value was written over known ones: whatever shares their storage isn't known any more."""
+        for out in outputs:
+            shadow = shadows.get(id(out))
+            if shadow is not None:
+                self._stale.add(_storage(shadow))
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _real(value: Any, shadows: dict[int, Any]) -> Any:
+    if isinstance(value, Tensor):
+        return shadows[id(value)]
+    if isinstance(value, list | tuple):
+        return type(value)(_real(item, shadows) for item in value)
+    if isinstance(value, dict):
+        return {key: _real(item, shadows) for key, item in value.items()}
+    return torch.device("cpu") if isinstance(value, torch.device) else value
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
+
+
+class AxisMode(RunMode):
+    """Learns the axes of every tensor, by the operator table."""
+
+    def __init__(self, space: Space, real: bool = False) -> None:
+        super().__init__(real)
+        self.space = space
+        self.unsupported: dict[str, str] = {}
+        self.reached: set[str] = set()
+        self._constants: dict[int, tuple[Tensor, Axes]] = {}
+        self.on_call: Callable[[Call], None] | None = None
+
+    def axes_of(self, tensor: Tensor) -> Axes:
+        """The axes of a tensor; one that comes from nowhere is a constant, whose axes are frozen."""
+        axes: Axes | None = tensor.__dict__.get(AXES)
+        if axes is None:
+            axes = self._constants.get(id(tensor), (tensor, None))[1]
+        if axes is None:
+            axes = tuple(
+                self.space.fresh(n, "a constant tensor made outside the model's parameters") for n in tensor.shape
+            )
+            self._constants[id(tensor)] = (tensor, axes)
+        return tuple(self.space.resolve(axis) for axis in axes)
+
+    def learn(self, func: OpOverload, args: Any, kwargs: dict[str, Any], outputs: list[Tensor]) -> tuple[Any, ...]:
+        call = Call(self.space, func, args, kwargs, outputs, self.axes_of)
+        for tensor in call.tensors():
+            name = tensor.__dict__.get(NAME)
+            if name is not None:
+                self.reached.add(name)
+        row = find(call.name) if func.namespace in ("aten", "prims") else None
+        result = row.rule(call) if row is not None else None
+        if result is None:
+            self.unsupported.setdefault(func._schema.name, self.modules[-1])
+            result = unsupported(call)
+        per_output = [result] if isinstance(result, tuple) else result
+        for out, axes in zip(outputs, per_output, strict=True):
+            self._check(func, out, axes)
+            set_mark(out, AXES, axes)
+        if self.on_call is not None:
+            self.on_call(call)
+        return tuple(per_output)
+
+    def _check(self, func: OpOverload, out: Tensor, axes: Axes) -> None:
+        sizes = tuple(axis.size for axis in axes)
+        if sizes != tuple(out.shape):
+            raise RowError(f"the row of {func._schema.name} gives {sizes} for an output of {tuple(out.shape)}")
+
+
+class ShapeMode(RunMode):
+    """Records the shape of every tensor: what the small model really does, to compare with the prediction."""
+
+    def learn(self, func: OpOverload, args: Any, kwargs: dict[str, Any], outputs: list[Tensor]) -> tuple[Any, ...]:
+        return tuple(tuple(out.shape) for out in outputs)

@@ -1,0 +1,255 @@
+"""Run a model once and learn its axes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from prunus.axes import Axes, Space
+from prunus.errors import InputError, TraceError
+from prunus.sizes import Attribute, Ledger, solve
+from prunus.surgery import copy_model, named_tensors
+from prunus.trace.attributes import traced_attributes
+from prunus.trace.functions import OpenMode, SizeMode
+from prunus.trace.graph import Graph, Run
+from prunus.trace.modes import AxisMode, RowError, RunMode, ShapeMode
+from prunus.trace.standins import AXES, NAME, mark_names, meta_copy, meta_inputs, set_mark
+
+
+def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> Graph:
+    """Run ``model`` once on the meta device and learn how every tensor axis relates to every other.
+
+    No weights are read and no arithmetic is done. A model whose Python code depends on computed values is run for real
+    on the CPU instead, and the graph says so in its ``notes``. Parts that only training mode runs are traced too.
+
+    Args:
+        model: any eager ``nn.Module``, on any device. It is left as it is.
+        args: a tuple of example inputs for ``forward``, or one tensor.
+        kwargs: keyword inputs.
+
+    Raises:
+        InputError: the model is scripted, compiled or lazy, or can't be copied.
+        TraceError: ``forward`` raised on the example inputs; the model's own exception is the cause.
+    """
+    check_model(model)
+    positional, keywords = as_inputs(args, kwargs)
+    try:
+        return _Tracer(model, positional, keywords, real=False).trace()
+    except (InputError, RowError):
+        raise
+    except Exception as error:
+        if any(t.is_meta for t in named_tensors(model).values()):
+            raise failed(model, error) from error
+        reason = f"{type(error).__name__}: {error}"
+    try:
+        graph = _Tracer(model, positional, keywords, real=True).trace()
+    except (InputError, RowError):
+        raise
+    except Exception as error:
+        raise failed(model, error) from error
+    graph.notes = [*graph.notes, f"run for real on the CPU, because the meta device could not ({reason})"]
+    return graph
+
+
+def as_inputs(args: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs as ``(args, kwargs)``; a single tensor, or a dict of keyword inputs, may stand for ``args``."""
+    if isinstance(args, Mapping) and kwargs is None:
+        return (), dict(args)
+    if isinstance(args, list | tuple):
+        return tuple(args), dict(kwargs or {})
+    if isinstance(args, Tensor):
+        return (args,), dict(kwargs or {})
+    raise InputError(
+        f"args must be a tuple of example inputs or one tensor, not {type(args).__name__}: "
+        "prunus runs the model once on them, as in model(*args, **kwargs)."
+    )
+
+
+def check_model(model: Any) -> None:
+    """Raise InputError for what can't be analysed: not a module, scripted, compiled, lazy."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, not {type(model).__name__}.")
+    for path, module in model.named_modules():
+        kind = _refused(module)
+        if kind:
+            place = f"its module {path!r}" if path else "the model"
+            raise InputError(f"{place} is {kind}.")
+
+
+def _refused(module: nn.Module) -> str | None:
+    if isinstance(module, torch.jit.ScriptModule):
+        return "a scripted or traced (TorchScript) module, whose structure can't be changed: give the eager model"
+    if type(module).__name__ == "OptimizedModule" and hasattr(module, "_orig_mod"):
+        return "compiled by torch.compile: give the model itself (model._orig_mod), and compile the small one"
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+        return "lazy and not yet initialized: run it once on an input first"
+    return "a quantized module, which prunus can't cut: prune first, then quantize" if _quantized(module) else None
+
+
+def _quantized(module: nn.Module) -> bool:
+    return ".quantized." in type(module).__module__ and type(module).__module__.startswith("torch.")
+
+
+def failed(model: nn.Module, error: Exception) -> TraceError:
+    return TraceError(
+        f"{type(model).__name__}.forward raised {type(error).__name__} on the example inputs: {error}. "
+        "Check that model(*args, **kwargs) runs with the args and kwargs given."
+    )
+
+
+class _Tracer:
+    """One trace: the space, the ledger and the copy of the model that is run."""
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], real: bool) -> None:
+        self.model, self.args, self.kwargs, self.real = model, args, kwargs, real
+        self.space = Space()
+        self.ledger = Ledger(self.space)
+        self.copy = real_copy(model) if real else meta_copy(model)
+        self.tensors = mark_names(self.copy)
+        self.axes = axes_of_tensors(self.tensors.values(), self.space)
+        self.modes: list[AxisMode] = []
+        self.notes: list[str] = []
+        self.values: dict[Attribute, int] = {}
+
+    def trace(self) -> Graph:
+        runs = [self._run(training=False)]
+        if self._unreached():
+            runs += self._try_training()
+        self._freeze_unreached()
+        sizes = solve(self.space, self.ledger.equations.values(), self.values)
+        tensors = {
+            name: tuple(self.space.resolve(axis) for axis in self.axes[id(tensor)])
+            for name, tensor in self.tensors.items()
+        }
+        unsupported = {op: where for mode in self.modes for op, where in mode.unsupported.items()}
+        skeleton = self.copy if not self.real else meta_copy(self.model)
+        return Graph(
+            self.model, self.args, self.kwargs, self.space, tensors, sizes, runs, skeleton, unsupported, self.notes
+        )
+
+    def _run(self, training: bool) -> Run:
+        mode = AxisMode(self.space, self.real)
+        self.modes.append(mode)
+        self.copy.train(training)
+        with traced_attributes(self.copy, self.ledger) as values:
+            self.values = values
+            outputs = run_under(self.copy, self.args, self.kwargs, mode, SizeMode(mode, self.ledger), self.space)
+        for out in tensors_in(outputs):
+            for axis in mode.axes_of(out):
+                self.space.freeze(axis, "a model output")
+        return Run(training, mode.records)
+
+    def _unreached(self) -> list[str]:
+        reached = {name for mode in self.modes for name in mode.reached}
+        return [
+            name
+            for name, tensor in self.tensors.items()
+            if isinstance(tensor, nn.Parameter) and tensor.__dict__[NAME] not in reached
+        ]
+
+    def _try_training(self) -> list[Run]:
+        """Some parameters were not reached: training mode may run them (auxiliary heads)."""
+        before = len(self._unreached())
+        try:
+            run = self._run(training=True)
+        except Exception as error:  # noqa: BLE001 - the model may need targets in training mode
+            self.notes.append(f"training mode could not be traced: {type(error).__name__}: {error}")
+            self.modes.pop()
+            return []
+        return [run] if len(self._unreached()) < before else []
+
+    def _freeze_unreached(self) -> None:
+        missing = self._unreached()
+        for name in missing:
+            for axis in self.axes[id(self.tensors[name])]:
+                self.space.freeze(axis, "not reached by the example inputs")
+        if missing:
+            self.notes.append(f"{len(missing)} parameters are not reached by the example inputs, such as {missing[0]}")
+
+
+def real_copy(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """A copy of ``model`` on the CPU that shares no memory with it; floating tensors in ``dtype`` if given."""
+    replace: dict[int, Tensor] = {}
+    for tensor in named_tensors(model).values():
+        data = tensor.detach().cpu().clone()
+        data = data.to(dtype) if dtype is not None and data.is_floating_point() else data
+        is_parameter = isinstance(tensor, nn.Parameter)
+        replace.setdefault(id(tensor), nn.Parameter(data, requires_grad=False) if is_parameter else data)
+    return copy_model(model, replace)
+
+
+def axes_of_tensors(tensors: Iterable[Tensor], space: Space) -> dict[int, Axes]:
+    """A fresh axis for every dimension of every tensor of a model, by ``id``, marked on the tensor too."""
+    result: dict[int, Axes] = {}
+    for tensor in tensors:
+        if id(tensor) not in result:
+            axes = tuple(space.fresh(n) for n in tensor.shape)
+            set_mark(tensor, AXES, axes)
+            result[id(tensor)] = axes
+    return result
+
+
+def run_under(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    mode: RunMode,
+    functions: OpenMode,
+    space: Space | None = None,
+) -> Any:
+    """Run a copy of ours under the modes, knowing at every call which module it is in; returns its outputs.
+
+    With a ``space``, the axes of the inputs are frozen in it. RNG state is left as it was.
+    """
+    inputs = _own_inputs((args, kwargs), mode.real)
+    if space is not None:
+        for tensor in tensors_in(inputs):
+            set_mark(tensor, AXES, tuple(space.fresh(n, "a model input") for n in tensor.shape))
+    with ExitStack() as stack:
+        for path, module in model.named_modules():
+            stack.callback(module.register_forward_pre_hook(_entering(mode, path), prepend=True).remove)
+            stack.callback(module.register_forward_hook(_leaving(mode), always_call=True).remove)
+        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(mode)
+        stack.enter_context(functions)
+        return model(*inputs[0], **inputs[1])
+
+
+def _own_inputs(inputs: Any, real: bool) -> Any:
+    if real:
+        return pytree.tree_map_only(Tensor, lambda t: t.detach().cpu().clone(), copy.copy(inputs))
+    return meta_inputs(inputs)
+
+
+def _entering(mode: RunMode, path: str) -> Any:
+    def hook(module: nn.Module, args: Any) -> None:
+        mode.modules.append(path)
+
+    return hook
+
+
+def _leaving(mode: RunMode) -> Any:
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        mode.modules.pop()
+
+    return hook
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Every tensor in a pytree."""
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def record_shapes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> ShapeMode:
+    """Run a meta model and record every operator call with the shapes it gave."""
+    model.train(training)
+    mode = ShapeMode(real=False)
+    run_under(model, args, kwargs, mode, OpenMode())
+    return mode
