@@ -12,36 +12,46 @@ from typing import TYPE_CHECKING, Any
 
 from prunus.errors import InputError, NothingToPrune, PlanError, PrunusError, SaveError, TraceError
 from prunus.plan import Plan
+from prunus.planning import plan
+from prunus.profile import Profile, profile
+from prunus.prove import Proof, prove
+from prunus.prune import prune
+from prunus.sensitivity import Sensitivity, sensitivity
+from prunus.trace import Graph, trace
 
 if TYPE_CHECKING:
     from prunus.deploy.export import export
     from prunus.deploy.saving import load, save
-    from prunus.profile import profile
-    from prunus.sensitivity import sensitivity
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "export": "prunus.deploy.export",
     "load": "prunus.deploy.saving",
-    "profile": "prunus.profile",
     "save": "prunus.deploy.saving",
-    "sensitivity": "prunus.sensitivity",
 }
 
 __all__ = [
+    "Graph",
     "InputError",
     "NothingToPrune",
     "Plan",
     "PlanError",
+    "Profile",
+    "Proof",
     "PrunusError",
     "SaveError",
+    "Sensitivity",
     "TraceError",
     "export",
     "load",
+    "plan",
     "profile",
+    "prove",
+    "prune",
     "save",
     "sensitivity",
+    "trace",
 ]
 
 

@@ -21,13 +21,15 @@ def _enter(names: str, n: int, preserves_zero: bool = True) -> None:
         row(name, preserves_zero=preserves_zero)(lambda call, n=n: _spatial(call, n))  # type: ignore[misc]
 
 
+_enter("max_pool2d_with_indices adaptive_max_pool2d fractional_max_pool2d", 2, preserves_zero=False)  # indices
+_enter("max_pool3d_with_indices adaptive_max_pool3d", 3, preserves_zero=False)
 _enter("avg_pool1d max_pool1d adaptive_avg_pool1d upsample_nearest1d _upsample_nearest_exact1d upsample_linear1d", 1)
 _enter("reflection_pad1d replication_pad1d", 1)
-_enter("avg_pool2d max_pool2d max_pool2d_with_indices adaptive_avg_pool2d _adaptive_avg_pool2d", 2)
-_enter("adaptive_max_pool2d fractional_max_pool2d mkldnn_max_pool2d mkldnn_adaptive_avg_pool2d", 2)
+_enter("avg_pool2d max_pool2d adaptive_avg_pool2d _adaptive_avg_pool2d", 2)
+_enter("mkldnn_max_pool2d mkldnn_adaptive_avg_pool2d", 2)
 _enter("upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d _upsample_bilinear2d_aa", 2)
 _enter("upsample_bicubic2d _upsample_bicubic2d_aa reflection_pad2d replication_pad2d", 2)
-_enter("avg_pool3d max_pool3d_with_indices adaptive_avg_pool3d _adaptive_avg_pool3d adaptive_max_pool3d", 3)
+_enter("avg_pool3d adaptive_avg_pool3d _adaptive_avg_pool3d", 3)
 _enter("upsample_nearest3d _upsample_nearest_exact3d upsample_trilinear3d reflection_pad3d replication_pad3d", 3)
 
 

@@ -9,7 +9,7 @@ evaluating both sides for random counts (as in Schwartz and Zippel's test of pol
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from prunus.axes import Atom, Space
@@ -78,12 +78,14 @@ class _Solver:
         pending = [self._substitute(e) for e in hard]
         pending = [e for e in pending if self._free(e.left) or self._free(e.right)]
         self._sample(pending)
-        self._settle_constants(pending)
-        for step in (self._follow, self._pair, self._freeze):
+        self._settle_constants([e for e in pending if not (_divides(e.left) or _divides(e.right))])
+        steps: tuple[Callable[[Equation], object], ...] = (self._follow, self._pair, self._settle_constant, self._freeze)
+        for step in steps:
             for equation in pending:
                 if not self._holds(equation):
                     step(equation)
-            self._settle_constants(pending)
+            if step not in (self._follow, self._pair):
+                self._settle_constants(pending)
         return Sizes(self.values, self.definitions, self.followers)
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -157,10 +159,34 @@ class _Solver:
         while changed:
             changed = False
             for e in equations:
-                left, right = self._free(e.left), self._free(e.right)
-                if bool(left) != bool(right) and not self._holds(e):
-                    self._freeze_atoms(left or right, e.reason)
-                    changed = True
+                changed = self._settle_constant(e) or changed
+
+    def _settle_constant(self, e: Equation) -> bool:
+        left, right = self._free(e.left), self._free(e.right)
+        if bool(left) == bool(right) or self._holds(e):
+            return False
+        self._freeze_atoms(self._sensitive(e.left if left else e.right), e.reason)
+        return True
+
+    def _sensitive(self, expr: Expression) -> list[Atom]:
+        """The atoms that the value of ``expr`` really depends on: of ``width // heads``, where width is
+        ``heads * depth``, the depth alone.
+        """
+        roots = list(dict.fromkeys(self._roots(expr)))
+        found = [atom for atom in roots if self._depends(expr, atom)]
+        return found or self._free(expr)
+
+    def _depends(self, expr: Expression, atom: Atom) -> bool:
+        for sample in self.samples:
+            values = set()
+            for n in {1, atom.size // 2 or 1, atom.size}:
+                counts = {**sample, atom: n}
+                for follower, follows in self.followers.items():
+                    counts[follower] = evaluate(follows, counts, self.values)
+                values.add(evaluate(expr, counts, self.values))
+            if len(values) > 1:
+                return True
+        return False
 
     def _freeze(self, e: Equation) -> None:
         self._freeze_atoms([*self._free(e.left), *self._free(e.right)], e.reason)
@@ -218,6 +244,12 @@ class _Solver:
 
     def _roots(self, expr: Expression) -> list[Atom]:
         return [r for a in self._free(expr) for r in (self._roots(self.followers[a]) if a in self.followers else [a])]
+
+
+def _divides(expr: Expression) -> bool:
+    if not isinstance(expr, Arithmetic):
+        return False
+    return expr.symbol in ("//", "%") or _divides(expr.left) or _divides(expr.right)
 
 
 def _is_monotone(expr: Expression) -> bool:

@@ -23,7 +23,6 @@ from prunus.trace.modes import AxisMode
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 _CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 
-
 def _no(*_: Any) -> bool:
     return False
 
@@ -48,11 +47,19 @@ def _open_cell(cell: types.CellType) -> types.CellType:
 class OpenMode(TorchFunctionMode):
     """Makes every torch function run as plain code, without fused fast paths, and sees each call."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: list[Any] = []  # a function that comes back to itself through torch isn't opened again
+
     def __torch_function__(self, func: Any, types_: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if isinstance(func, types.FunctionType):
-            with self:
-                return open_body(func)(*args, **kwargs)
+        if isinstance(func, types.FunctionType) and (not self._open or self._open[-1] is not func):
+            self._open.append(func)
+            try:
+                with self:
+                    return open_body(func)(*args, **kwargs)
+            finally:
+                self._open.pop()
         return self.call(func, args, kwargs)
 
     def call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

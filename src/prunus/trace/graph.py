@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,7 +12,7 @@ from torch import nn
 
 from prunus.axes import Atom, Axes, Axis, Product, Space, atoms
 from prunus.errors import InputError, suggest
-from prunus.sizes import Sizes
+from prunus.sizes import Equation, Sizes, solve
 from prunus.trace.modes import Record
 
 
@@ -61,6 +61,7 @@ class Graph:
         model: the model that was traced, as given.
         args, kwargs: the example inputs.
         tensors: the axes of every parameter, buffer and tensor attribute.
+        equations: what the run asked of integers.
         sizes: the integers that follow sizes, and the counts that follow others.
         unsupported: operators without a row in the table, with the module that called them first.
         notes: what a reader should know of how the trace was made.
@@ -71,6 +72,7 @@ class Graph:
     kwargs: dict[str, Any]
     space: Space
     tensors: Mapping[str, Axes]
+    equations: Sequence[Equation]
     sizes: Sizes
     runs: Sequence[Run]
     skeleton: nn.Module
@@ -95,6 +97,13 @@ class Graph:
     def free(self) -> tuple[Group, ...]:
         """The groups that can be cut."""
         return tuple(group for group in self.groups if group.frozen is None)
+
+    def freeze(self, found: Iterable[Atom], reason: str) -> None:
+        """Mark atoms as not to be cut, with all that follows from it."""
+        for atom in found:
+            self.space.freeze(atom, reason)
+        self.sizes = solve(self.space, self.equations, self.sizes.values)
+        self.__dict__.pop("groups", None)
 
     def group(self, name: str) -> Group:
         """The group of that name.

@@ -87,11 +87,14 @@ class RunMode(TorchDispatchMode):
             known = False
         if torch.Tag.nondeterministic_seeded in func.tags:
             known = False
-        if torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
+        if torch.Tag.data_dependent_output in func.tags:
             return self._value(func, args, kwargs, shadows, known)
         if not tensors:
             kwargs["device"] = torch.device("meta")
-        result = func(*args, **kwargs)
+        try:
+            result = func(*args, **kwargs)
+        except NotImplementedError:  # the output's shape depends on values (nonzero, a boolean mask)
+            return self._value(func, args, kwargs, shadows, known)
         outputs = [out for out in _flat(result) if isinstance(out, Tensor)]
         if known and sum(out.numel() for out in outputs) <= SHADOW_LIMIT:
             self._shadow(func, args, kwargs, shadows, outputs)

@@ -18,7 +18,7 @@ from prunus.surgery import copy_model, named_tensors
 from prunus.trace.attributes import traced_attributes
 from prunus.trace.functions import OpenMode, SizeMode
 from prunus.trace.graph import Graph, Run
-from prunus.trace.modes import AxisMode, RowError, RunMode, ShapeMode
+from prunus.trace.modes import AxisMode, Record, RowError, RunMode, ShapeMode
 from prunus.trace.standins import AXES, NAME, mark_names, meta_copy, meta_inputs, set_mark
 
 
@@ -122,7 +122,8 @@ class _Tracer:
         if self._unreached():
             runs += self._try_training()
         self._freeze_unreached()
-        sizes = solve(self.space, self.ledger.equations.values(), self.values)
+        equations = list(self.ledger.equations.values())
+        sizes = solve(self.space, equations, self.values)
         tensors = {
             name: tuple(self.space.resolve(axis) for axis in self.axes[id(tensor)])
             for name, tensor in self.tensors.items()
@@ -130,7 +131,17 @@ class _Tracer:
         unsupported = {op: where for mode in self.modes for op, where in mode.unsupported.items()}
         skeleton = self.copy if not self.real else meta_copy(self.model)
         return Graph(
-            self.model, self.args, self.kwargs, self.space, tensors, sizes, runs, skeleton, unsupported, self.notes
+            model=self.model,
+            args=self.args,
+            kwargs=self.kwargs,
+            space=self.space,
+            tensors=tensors,
+            equations=equations,
+            sizes=sizes,
+            runs=runs,
+            skeleton=skeleton,
+            unsupported=unsupported,
+            notes=self.notes,
         )
 
     def _run(self, training: bool) -> Run:
@@ -247,9 +258,14 @@ def tensors_in(value: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
-def record_shapes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> ShapeMode:
-    """Run a meta model and record every operator call with the shapes it gave."""
+def record_shapes(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool
+) -> tuple[list[Record], Exception | None]:
+    """Run a meta model; returns its operator calls with the shapes they gave, and what stopped it, if anything did."""
     model.train(training)
     mode = ShapeMode(real=False)
-    run_under(model, args, kwargs, mode, OpenMode())
-    return mode
+    try:
+        run_under(model, args, kwargs, mode, OpenMode())
+    except Exception as error:  # noqa: BLE001 - the caller reports it with the place in the run
+        return mode.records, error
+    return mode.records, None

@@ -1,0 +1,149 @@
+"""Graph and scores to Plan: choose what goes, predict the small model, and check the prediction by running it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from prunus import surgery
+from prunus.axes import Atom, Keep, atoms, count, keep_vector
+from prunus.errors import NothingToPrune, PlanError
+from prunus.importance import Criterion, score
+from prunus.layers import layer_changes
+from prunus.plan import Plan
+from prunus.selection import check_ratio, choose_counts, choose_indices
+from prunus.surgery import AttributeChange, named_tensors
+from prunus.trace import Graph, trace
+from prunus.trace.modes import Record
+from prunus.trace.run import record_shapes
+from prunus.trace.standins import carry_shadows
+
+_ATTEMPTS = 25
+
+
+def plan(
+    graph_or_model: Graph | nn.Module,
+    args: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    ratio: float | Mapping[str, float] = 0.5,
+    importance: str | Criterion = "l2",
+    scope: str = "local",
+    keep: Sequence[str] = (),
+    round_to: int | None = None,
+) -> Plan:
+    """Decide what to cut.
+
+    Args:
+        graph_or_model: what :func:`prunus.trace` returned, or a model, which is traced on ``args`` and ``kwargs``.
+        ratio: the part of every group's indices that goes, in [0, 1); or a dict from group names to such parts, with
+            groups that aren't named left alone.
+        importance: ``"l1"``, ``"l2"``, ``"linf"``, ``"random"``, ``"taylor"`` (from gradients in ``.grad``), or a
+            function from a parameter's name and the parameter to a saliency of the same shape.
+        scope: ``"local"`` takes the ratio from each group, ``"global"`` from all together.
+        keep: names of groups, modules, tensors, or shell patterns of them, that stay as they are.
+        round_to: round the sizes that are left up to a multiple of this.
+
+    Raises:
+        InputError: an argument is wrong.
+        NothingToPrune: nothing would go; the message says why.
+    """
+    graph = graph_or_model if isinstance(graph_or_model, Graph) else trace(graph_or_model, args, kwargs)
+    if not isinstance(ratio, Mapping):
+        check_ratio(ratio)
+    scores = score(graph, importance)
+    how = {
+        "ratio": dict(ratio) if isinstance(ratio, Mapping) else ratio,
+        "importance": importance if isinstance(importance, str) else getattr(importance, "__name__", "custom"),
+        "scope": scope,
+        "keep": list(keep),
+        "round_to": round_to,
+    }
+    for _ in range(_ATTEMPTS):
+        counts = choose_counts(graph, scores, ratio, scope, keep, round_to)
+        if not counts:
+            raise NothingToPrune(_why_nothing(graph, ratio, keep))
+        result = make_plan(graph, choose_indices(scores, counts), how)
+        if _holds(graph, result, counts):
+            return result
+    raise PlanError(
+        f"no plan was found in {_ATTEMPTS} attempts: {type(graph.model).__name__} keeps resisting. "
+        "Print the graph and name the groups that fail in keep=[...]."
+    )
+
+
+def make_plan(graph: Graph, keep: Mapping[Atom, Keep], how: Mapping[str, Any]) -> Plan:
+    """The Plan that keeps the given indices of each atom, with every integer that follows."""
+    kept: dict[str, dict[int, tuple[int, ...]]] = {}
+    cache: dict[Any, tuple[int, ...]] = {}
+    for name, axes in graph.tensors.items():
+        for dim, axis in enumerate(axes):
+            if any(atom in keep for atom in atoms(axis)):
+                if axis not in cache:
+                    cache[axis] = tuple(np.flatnonzero(keep_vector(axis, keep)).tolist())
+                kept.setdefault(name, {})[dim] = cache[axis]
+    shapes = {name: tuple(t.shape) for name, t in named_tensors(graph.model).items()}
+    plan = Plan(shapes, kept, (), how)
+    return Plan(shapes, kept, tuple(_attributes(graph, plan, keep)), how)
+
+
+def _attributes(graph: Graph, plan: Plan, keep: Mapping[Atom, Keep]) -> list[AttributeChange]:
+    counts = {atom: int(mask.sum()) for atom, mask in keep.items()}
+    new = graph.sizes.attributes(counts)
+    changes = [AttributeChange(a.module, a.name, a.path, graph.sizes.values[a], n) for a, n in new.items()]
+    known = {(a.module, a.name): new.get(a, graph.sizes.values[a]) for a in graph.sizes.definitions}
+    return changes + list(layer_changes(graph.model, plan.shape_after, known))
+
+
+def _holds(graph: Graph, plan: Plan, counts: Mapping[Atom, int]) -> bool:
+    """Run the small skeleton and compare every operator with the prediction; freeze what doesn't follow."""
+    small = surgery.apply(graph.skeleton, plan.kept, plan.attributes)
+    carry_shadows(graph.skeleton, small, plan.kept)
+    for run in graph.runs:
+        found, error = record_shapes(small, graph.args, graph.kwargs, run.training)
+        at = _first_difference(graph, run.records, found, counts)
+        if at is not None or error is not None:
+            _freeze_at(graph, run.records, len(found) if at is None else at, counts, error)
+            return False
+    return True
+
+
+def _first_difference(
+    graph: Graph, expected: Sequence[Record], found: Sequence[Record], counts: Mapping[Atom, int]
+) -> int | None:
+    for i, (old, new) in enumerate(zip(expected, found, strict=False)):
+        shapes = tuple(tuple(count(graph.space.resolve(a), counts) for a in axes) for axes in old.outputs)
+        if old.name != new.name or shapes != new.outputs:
+            return i
+    return None if len(expected) == len(found) else min(len(expected), len(found))
+
+
+def _freeze_at(
+    graph: Graph, records: Sequence[Record], at: int, counts: Mapping[Atom, int], error: Exception | None
+) -> None:
+    """Freeze the atoms that are cut where the small model first departs from the prediction."""
+    at = min(at, len(records) - 1)
+    why = f": {type(error).__name__}: {error}" if error is not None else ""
+    reason = f"{records[at].name} in {records[at].module or 'the model'} doesn't follow the cut{why}"
+    for record in reversed(records[: at + 1]):
+        found = [a for axes in record.outputs for axis in axes for a in atoms(graph.space.resolve(axis)) if a in counts]
+        if found:
+            graph.freeze(found, reason)
+            return
+    raise PlanError(f"the small model doesn't follow the prediction: {reason}")
+
+
+def _why_nothing(graph: Graph, ratio: Any, keep: Sequence[str]) -> str:
+    free = graph.free
+    if not free:
+        reasons = list(dict.fromkeys(g.frozen for g in graph.groups if g.frozen))
+        return "nothing can be cut, every axis is frozen: " + "; ".join(reasons[:5]) + ". See print(prunus.trace(...))."
+    largest = max(g.size for g in free)
+    asked = f"ratio={ratio!r}" + (f" with keep={list(keep)!r}" if keep else "")
+    return (
+        f"{asked} removes nothing: {len(free)} groups can be cut, the largest has {largest} indices. "
+        "Ask for a larger ratio, keep less, or round less."
+    )

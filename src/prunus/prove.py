@@ -1,0 +1,283 @@
+"""Prove that the small model computes what the masked original computes.
+
+The original runs in fp64 with its removed indices zeroed in every parameter and, after each operator that makes
+something of nothing (a sigmoid, an added constant), in its output too. Statistics over a cut axis (layer norm, softmax, mean) are
+taken over the kept indices alone. Operators that only move, select, contract or pool values must leave the removed
+positions zero by themselves: where one doesn't, the axes were misread, and the proof fails by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prunus.axes import Atom, Axes, Axis, Keep, Space, atoms, count, fold, keep_vector
+from prunus.errors import PlanError
+from prunus.operators import Call, find
+from prunus.plan import Plan
+from prunus.surgery import named_tensors
+from prunus.trace.functions import OpenMode
+from prunus.trace.modes import AxisMode
+from prunus.trace.run import as_inputs, axes_of_tensors, check_model, real_copy, run_under, tensors_in
+
+TOLERANCE = 1e-9
+_LOWER = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The outcome of a proof.
+
+    Attributes:
+        max_rel_error: the largest ``max|small - masked| / max|masked|`` over all outputs, in fp64.
+        ok: whether it is within ``tolerance`` and no operator leaked.
+        outputs: how many output tensors were compared.
+        leaks: operators that left values in removed positions although they can't make any.
+    """
+
+    max_rel_error: float
+    ok: bool
+    outputs: int
+    leaks: tuple[str, ...] = ()
+    tolerance: float = TOLERANCE
+
+    def __str__(self) -> str:
+        verdict = "proven" if self.ok else "NOT PROVEN"
+        leaks = f"; values in removed positions after {', '.join(self.leaks)}" if self.leaks else ""
+        error = f"{self.max_rel_error:.1e} (tolerance {self.tolerance:.0e})"
+        return f"{verdict}: relative error {error} in fp64 over {self.outputs} outputs{leaks}"
+
+
+def prove(model: nn.Module, small: nn.Module, plan: Plan, args: Any, kwargs: Mapping[str, Any] | None = None) -> Proof:
+    """Compare ``small`` with the masked ``model`` in fp64, in eval mode, on the given inputs.
+
+    Both models are left as they are. The check needs two runs of the original and one of the small model.
+
+    Raises:
+        PlanError: the plan isn't for this model, or cuts tensors that the model's own axes say must be cut alike.
+        InputError: a model is on the meta device: there are no values to compare.
+    """
+    check_model(model)
+    plan.check_fits(model)
+    positional, keywords = as_inputs(args, kwargs)
+    inputs = pytree.tree_map_only(Tensor, _as_double, (positional, keywords))
+    original = real_copy(model, torch.float64).eval()
+    calls, keep = _learn(original, plan, *inputs)
+    for name, tensor in named_tensors(original).items():
+        for dim, indices in plan.kept.get(name, {}).items():
+            gone = sorted(set(range(tensor.shape[dim])) - set(indices))
+            tensor.data.index_fill_(dim, torch.tensor(gone), 0)
+    mode = _MaskMode(calls, keep)
+    expected = _run(original, inputs, mode)
+    found = _run(real_copy(small, torch.float64).eval(), inputs, _DoubleMode())
+    error = _compare(tensors_in(expected), tensors_in(found))
+    leaks = tuple(dict.fromkeys(mode.leaks))
+    return Proof(error, error <= TOLERANCE and not leaks, len(tensors_in(expected)), leaks)
+
+
+def _as_double(tensor: Tensor) -> Tensor:
+    data = tensor.detach().cpu().clone()
+    return data.double() if data.is_floating_point() else data
+
+
+def _run(model: nn.Module, inputs: Any, mode: TorchDispatchMode) -> Any:
+    own = pytree.tree_map_only(Tensor, torch.clone, inputs)
+    with torch.random.fork_rng(), torch.no_grad(), mode, OpenMode():
+        return model(*own[0], **own[1])
+
+
+def _compare(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    if [t.shape for t in expected] != [t.shape for t in found]:
+        return float("inf")
+    worst = 0.0
+    for a, b in zip(expected, found, strict=True):
+        a, b = (
+            a.to(torch.complex128 if a.is_complex() else torch.float64),
+            b.to(torch.complex128 if b.is_complex() else torch.float64),
+        )
+        same = (a == b) | (a.isnan() & b.isnan())
+        difference = torch.where(same, torch.zeros_like(a), a - b).abs()
+        scale = a[a.abs().isfinite()].abs().max().item() if a.abs().isfinite().any() else 0.0
+        error = difference.max().item() / (scale or 1.0) if difference.numel() else 0.0
+        worst = float("inf") if error != error else max(worst, error)
+    return worst
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """What the masked run needs to know of one operator call."""
+
+    name: str
+    inputs: tuple[Axes, ...]
+    outputs: tuple[Axes, ...]
+    statistics: tuple[Axis, ...]
+    sizes: tuple[tuple[str, int | None, Axis], ...]
+
+
+def _learn(model: nn.Module, plan: Plan, args: Any, kwargs: Any) -> tuple[list[_Learned], dict[Atom, Keep]]:
+    """Learn the axes of the real run, operator by operator, and what the plan means for its atoms."""
+    space = Space()
+    tensors = named_tensors(model)
+    axes = axes_of_tensors(tensors.values(), space)
+    mode = _LearnMode(space)
+    with _DoubleMode():
+        run_under(model, args, kwargs, mode, OpenMode(), space)
+    resolved = {name: tuple(space.resolve(a) for a in axes[id(t)]) for name, t in tensors.items()}
+    for call in mode.learned:
+        call.__dict__.update(
+            inputs=tuple(tuple(space.resolve(a) for a in each) for each in call.inputs),
+            outputs=tuple(tuple(space.resolve(a) for a in each) for each in call.outputs),
+            statistics=tuple(space.resolve(a) for a in call.statistics),
+            sizes=tuple((name, at, space.resolve(a)) for name, at, a in call.sizes),
+        )
+    return mode.learned, _keep_of_atoms(resolved, plan)
+
+
+class _LearnMode(AxisMode):
+    def __init__(self, space: Space) -> None:
+        super().__init__(space, real=True)
+        self.learned: list[_Learned] = []
+        self.on_call = self._note
+
+    def _note(self, call: Call) -> None:
+        inputs = tuple(self.axes_of(t) for t in call.tensors())
+        outputs = tuple(self.axes_of(t) for t in call.outputs)
+        statistics, sizes = tuple(call.statistics), tuple(call.sizes)
+        self.learned.append(_Learned(call.name, inputs, outputs, statistics, sizes))
+
+
+def _keep_of_atoms(tensors: Mapping[str, Axes], plan: Plan) -> dict[Atom, Keep]:
+    """An index of an atom stays if any position through it does; the plan must then say so everywhere."""
+    found: dict[Atom, Any] = {}
+    for name, axes in tensors.items():
+        for dim, axis in enumerate(axes):
+            fold(axis, _mask(plan, name, dim, axis.size).astype(float), found, np.max, np.maximum)
+    keep = {atom: values > 0 for atom, values in found.items()}
+    for name, axes in tensors.items():
+        for dim, axis in enumerate(axes):
+            if not np.array_equal(keep_vector(axis, keep), _mask(plan, name, dim, axis.size)):
+                raise PlanError(
+                    f"the plan cuts dimension {dim} of {name!r} otherwise than the tensors that are coupled to it."
+                )
+    return {atom: mask for atom, mask in keep.items() if not mask.all()}
+
+
+def _mask(plan: Plan, name: str, dim: int, size: int) -> Keep:
+    kept = plan.kept.get(name, {}).get(dim)
+    mask = np.full(size, kept is None)
+    if kept is not None:
+        mask[list(kept)] = True
+    return mask
+
+
+class _DoubleMode(TorchDispatchMode):
+    """Casts to lower floating precision give fp64 instead, so that a proof isn't limited by them."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **_doubled(kwargs))
+
+
+def _doubled(kwargs: Any) -> dict[str, Any]:
+    doubled: dict[str, Any] = dict(kwargs or {})
+    if doubled.get("dtype") in _LOWER:
+        doubled["dtype"] = torch.float64
+    return doubled
+
+
+class _MaskMode(TorchDispatchMode):
+    """Runs the original with the removed indices out of the way, operator by operator."""
+
+    def __init__(self, calls: Sequence[_Learned], keep: Mapping[Atom, Keep]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls = iter(calls)
+        self.keep = keep
+        self.counts = {atom: int(mask.sum()) for atom, mask in keep.items()}
+        self.leaks: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = _doubled(kwargs)
+        call = next(self.calls)
+        if any(self._is_cut(axis) for axis in call.statistics):
+            return self._over_kept(func, args, kwargs, call)
+        result = func(*args, **kwargs)
+        outputs = [out for out in pytree.tree_leaves(result) if isinstance(out, Tensor)]
+        dirty = [(out, axes) for out, axes in zip(outputs, call.outputs, strict=True) if self._leaks(out, axes)]
+        if not dirty:
+            return result
+        row = find(call.name)
+        if row is not None and row.preserves_zero and call.name not in ("expand", "repeat"):
+            self.leaks.append(call.name)
+        if len(outputs) == 1 and func.is_view:
+            result = result.clone()
+            dirty = [(result, call.outputs[0])]
+        for out, axes in dirty:
+            self._zero(out, axes)
+        return result
+
+    def _is_cut(self, axis: Axis) -> bool:
+        return any(atom in self.keep for atom in atoms(axis))
+
+    def _gone(self, axis: Axis) -> Tensor:
+        return torch.from_numpy(np.flatnonzero(~keep_vector(axis, self.keep)))
+
+    def _leaks(self, out: Tensor, axes: Axes) -> bool:
+        return any(
+            bool(out.index_select(d, self._gone(axis)).ne(0).any()) for d, axis in enumerate(axes) if self._is_cut(axis)
+        )
+
+    def _zero(self, out: Tensor, axes: Axes) -> None:
+        for d, axis in enumerate(axes):
+            if self._is_cut(axis):
+                out.index_fill_(d, self._gone(axis), 0)
+
+    # -- statistics over the kept indices ------------------------------------------------------------------------
+
+    def _over_kept(self, func: Any, args: Any, kwargs: Any, call: _Learned) -> Any:
+        """Take the kept part of every input, run with the sizes it has, and lay the result back among zeros."""
+        waiting = list(call.inputs)
+        small = [self._shrunk(value, waiting) for value in args]
+        named = {key: self._shrunk(value, waiting) for key, value in kwargs.items()}
+        for name, at, axis in call.sizes:
+            _set_size(func, small, named, name, at, count(axis, self.counts))
+        result = func(*small, **named)
+        leaves, spec = pytree.tree_flatten(result)
+        return pytree.tree_unflatten([self._spread(t, a) for t, a in zip(leaves, call.outputs, strict=True)], spec)
+
+    def _shrunk(self, value: Any, waiting: list[Axes]) -> Any:
+        if isinstance(value, list | tuple):
+            return [self._shrunk(item, waiting) for item in value]
+        if not isinstance(value, Tensor):
+            return value
+        for d, axis in enumerate(waiting.pop(0)):
+            if self._is_cut(axis):
+                value = value.index_select(d, torch.from_numpy(np.flatnonzero(keep_vector(axis, self.keep))))
+        return value
+
+    def _spread(self, tensor: Tensor, axes: Axes) -> Tensor:
+        for d, axis in enumerate(axes):
+            if self._is_cut(axis):
+                shape = [*tensor.shape]
+                shape[d] = axis.size
+                where = torch.from_numpy(np.flatnonzero(keep_vector(axis, self.keep)))
+                tensor = tensor.new_zeros(shape).index_copy_(d, where, tensor)
+        return tensor
+
+
+def _set_size(func: Any, args: list[Any], kwargs: dict[str, Any], name: str, at: int | None, size: int) -> None:
+    place = next((i for i, p in enumerate(func._schema.arguments) if p.name == name), None)
+    store: Any = args if place is not None and place < len(args) else kwargs
+    key: Any = place if store is args else name
+    if at is None:
+        store[key] = size
+    else:
+        store[key] = [size if i == at else n for i, n in enumerate(store[key])]

@@ -1,0 +1,46 @@
+"""Trace, plan, apply and prove in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from prunus.errors import PlanError
+from prunus.importance import Criterion
+from prunus.planning import plan
+from prunus.prove import prove
+
+
+def prune(
+    model: nn.Module,
+    args: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    ratio: float | Mapping[str, float] = 0.5,
+    importance: str | Criterion = "l2",
+    scope: str = "local",
+    keep: Sequence[str] = (),
+    round_to: int | None = None,
+) -> nn.Module:
+    """Return a really smaller copy of ``model``, proven to compute what the masked original computes.
+
+    Takes the arguments of :func:`prunus.plan`. Model inputs and outputs keep their sizes; at least one index of every
+    group stays. The result carries its :class:`Plan` as ``prunus_plan``. A model on the meta device has no values to
+    compare and isn't proven.
+
+    Raises:
+        InputError, TraceError, NothingToPrune: as :func:`prunus.trace` and :func:`prunus.plan` do.
+        PlanError: the proof failed: please report it, with the model.
+    """
+    made = plan(model, args, kwargs, ratio=ratio, importance=importance, scope=scope, keep=keep, round_to=round_to)
+    small = made.apply(model)
+    if not any(p.is_meta for p in model.parameters()):
+        proof = prove(model, small, made, args, kwargs)
+        if not proof.ok:
+            raise PlanError(
+                f"the small {type(model).__name__} failed its proof ({proof}). This is a bug of prunus: nothing is "
+                "returned; please report the model."
+            )
+    return small
