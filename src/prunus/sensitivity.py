@@ -67,10 +67,10 @@ class Sensitivity:
         """Group name -> ``(share removed, metric)`` points, from the uncut model on."""
         metric = self._metric(metric)
         start = (0.0, self.baseline[metric])
-        return {
-            group: [start, *((1 - row.kept / row.size, row.metrics[metric]) for row in self._of(group))]
-            for group in self.sizes
+        shares = {
+            group: {1 - row.kept / row.size: row.metrics[metric] for row in self._of(group)} for group in self.sizes
         }
+        return {group: [start, *points.items()] for group, points in shares.items()}
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write one line per measurement; the first line after the header is the uncut model."""
@@ -143,19 +143,19 @@ def sensitivity(
     sizes = _chosen(graph, groups)
     baseline = _metrics(evaluate(model), None)
     rows: list[Row] = []
-    done, total = 0, len(sizes) * len(ratios)
-    for name, size in sizes.items():
-        known: dict[int, Mapping[str, float]] = {size: baseline}
-        for ratio in ratios:
-            cut = _cut(graph, model, name, ratio, importance)
-            if cut is not None:
-                small, kept = cut
-                if kept not in known:
-                    known[kept] = _metrics(evaluate(small), baseline)
+    for i, (name, size) in enumerate(sizes.items()):
+        known: dict[int, Mapping[str, float]] = {}
+        for j, ratio in enumerate(ratios, start=1):
+            kept = size - int(ratio * size)
+            if kept not in known and kept < size:
+                small = _cut(graph, model, name, ratio, importance)
+                if small is None:
+                    break
+                known[kept] = _metrics(evaluate(small), baseline)
+            if kept < size:
                 rows.append(Row(name, ratio, size, kept, known[kept]))
-            done += 1
             if on_progress is not None:
-                on_progress(done, total, name)
+                on_progress(i * len(ratios) + j, len(sizes) * len(ratios), name)
     return Sensitivity(baseline, tuple(rows), sizes)
 
 
@@ -166,28 +166,26 @@ def _checked(ratio: float) -> float:
 
 
 def _chosen(graph: Graph, wanted: Sequence[str] | None) -> dict[str, int]:
-    free = {group.name: group.size for group in graph.groups if group.frozen is None and group.size > 1}
+    """Name -> size of the groups to measure, in the order asked for."""
+    free = {g.name: g.size for g in graph.free if g.size > 1 and g.atom not in graph.sizes.followers}
     if wanted is None:
         return free
-    frozen = {group.name: group.frozen for group in graph.groups if group.name not in free}
     for name in wanted:
-        if name in frozen:
-            raise InputError(f"the group {name!r} can't be cut: {frozen[name] or 'it has one index'}.")
         if name not in free:
-            raise InputError(f"the model has no group {name!r}.{suggest(name, free)}")
+            group = graph.group(name)
+            why = group.frozen or ("its count follows others" if group.size > 1 else "it has one index")
+            raise InputError(f"the group {name!r} can't be cut by itself: {why}.")
     return {name: free[name] for name in wanted}
 
 
-def _cut(graph: Graph, model: nn.Module, name: str, ratio: float, importance: Any) -> tuple[nn.Module, int] | None:
-    """The small network and the count kept in the group, or None where the ratio removes nothing."""
+def _cut(graph: Graph, model: nn.Module, name: str, ratio: float, importance: Any) -> nn.Module | None:
+    """The small network, or None where planning finds that the group can't be cut after all (it is frozen then)."""
     try:
-        plan = prunus.plan(graph, ratio={name: ratio}, importance=importance)
-    except NothingToPrune:
+        return prunus.plan(graph, ratio={name: ratio}, importance=importance).apply(model)
+    except (InputError, NothingToPrune):
+        if graph.group(name).frozen is None:
+            raise
         return None
-    member = next(m for group in graph.groups if group.name == name for m in group.members)
-    size = next(group.size for group in graph.groups if group.name == name)
-    share = len(plan.kept[member.name][member.dim]) / plan.shapes[member.name][member.dim]
-    return plan.apply(model), round(share * size)
 
 
 def _metrics(value: float | Mapping[str, float], like: Mapping[str, float] | None) -> Mapping[str, float]:

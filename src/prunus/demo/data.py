@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -73,8 +75,15 @@ class _Sliced(Dataset[tuple[Tensor, Tensor]]):
 
 
 def batches(part: Part, size: int = 64) -> DataLoader[tuple[Tensor, Tensor]]:
-    """A loader of shuffled batches ``(images, labels)``."""
-    return DataLoader(_Sliced(part), batch_size=size, shuffle=True, collate_fn=tuple)
+    """A loader of shuffled batches ``(images, labels)``, each batch shifted by up to one pixel."""
+    return DataLoader(_Sliced(part), batch_size=size, shuffle=True, collate_fn=_shifted)
+
+
+def _shifted(batch: Any) -> tuple[Tensor, Tensor]:
+    images, labels = batch  # already one slice: see _Sliced
+    down, right = torch.randint(0, 3, (2,)).tolist()
+    framed = F.pad(images, (1, 1, 1, 1), value=-MEAN / DEVIATION)
+    return framed[:, :, down : down + 28, right : right + 28], labels
 
 
 @torch.no_grad()
