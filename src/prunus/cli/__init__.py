@@ -1,0 +1,33 @@
+"""The command line: one file per subcommand. Importing this package loads Typer, so nothing else imports it."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from prunus.cli.demo import demo
+from prunus.cli.inspect import inspect
+from prunus.cli.profile import profile
+from prunus.cli.prune import prune
+from prunus.errors import PrunusError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Make trained PyTorch models really smaller and faster.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (inspect, profile, prune, demo):
+    app.command()(command)
+
+
+def main() -> None:
+    """The entry point. Our errors, and the system's, are one line on stderr and exit code 2."""
+    try:
+        app()
+    except (PrunusError, OSError) as error:
+        print(f"prunus: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,148 @@
+"""What several subcommands ask for: the model, its weights, its example inputs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pickle
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor, nn
+
+from prunus.errors import InputError, suggest
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="What builds the model: package.module:Name or path/to/file.py:Name, called without arguments.",
+    ),
+]
+Inputs = Annotated[
+    list[str],
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="SHAPE",
+        help="Shape of an example input, such as 1x3x224x224 or 1x128:int64. Repeat for more.",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option("--weights", "-w", help="State dict to load: .safetensors, or .pt/.pth without pickled code."),
+]
+
+_SHAPE = re.compile(r"(\d+(?:[x,]\d+)*)(?::(\w+))?")
+_DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "bool")
+
+
+def build(spec: str, weights: Path | None) -> nn.Module:
+    """The model in eval mode, from ``module:name`` and a file of weights.
+
+    Raises:
+        InputError: the module, the name in it, or the file isn't there; the factory raised; the weights don't fit.
+    """
+    where, colon, name = spec.rpartition(":")
+    if not colon or not where or not name:
+        raise InputError(
+            f"MODEL must be module:name or file.py:name, such as torchvision.models:resnet18, not {spec!r}."
+        )
+    module = _module(where)
+    if not hasattr(module, name):
+        raise InputError(f"{where} has no {name!r}.{suggest(name, vars(module))}")
+    factory = getattr(module, name)
+    if isinstance(factory, nn.Module):
+        model = factory
+    elif callable(factory):
+        model = _called(factory, spec)
+    else:
+        raise InputError(f"{spec} is a {type(factory).__name__}; name a class or function that builds the model.")
+    if weights is not None:
+        _load(model, weights)
+    return model.eval()
+
+
+def examples(shapes: list[str]) -> tuple[Tensor, ...]:
+    """One tensor per shape: normal values, or zeros where the type is integer or bool.
+
+    Raises:
+        InputError: not a shape, or an unknown type.
+    """
+    if not shapes:
+        raise InputError("give the shape of an example input: --input 1x3x224x224.")
+    return tuple(_example(text) for text in shapes)
+
+
+def _example(text: str) -> Tensor:
+    match = _SHAPE.fullmatch(text)
+    if match is None:
+        raise InputError(f"{text!r} isn't a shape: write sizes with x between, such as 1x3x224x224, or 1x128:int64.")
+    sizes, dtype = [int(size) for size in re.split("[x,]", match[1])], match[2] or "float32"
+    if dtype not in _DTYPES:
+        raise InputError(f"unknown type {dtype!r} in {text!r}.{suggest(dtype, _DTYPES)} Known: {', '.join(_DTYPES)}.")
+    kind = getattr(torch, dtype)
+    if not kind.is_floating_point:
+        return torch.zeros(sizes, dtype=kind)
+    return torch.randn(sizes, generator=torch.Generator().manual_seed(0)).to(kind)
+
+
+def _module(where: str) -> ModuleType:
+    if where.endswith(".py"):
+        path = Path(where)
+        if not path.is_file():
+            raise InputError(f"there is no file {where}.")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        if spec is None or spec.loader is None:
+            raise InputError(f"{where} can't be imported as Python.")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(path.stem, module)
+        spec.loader.exec_module(module)
+        return module
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the console script leaves the working directory out; python -m has it
+    try:
+        return importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"no module {error.name!r} to import {where} from; is it installed, or in this folder?"
+        ) from error
+
+
+def _called(factory: Any, spec: str) -> nn.Module:
+    try:
+        model = factory()
+    except TypeError as error:
+        raise InputError(f"{spec}() raised TypeError: {error}; name a function that takes no arguments.") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{spec}() returned a {type(model).__name__}, not a torch.nn.Module.")
+    return model
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"there is no file {path}.")
+    try:
+        model.load_state_dict(_state(path))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        words = " ".join(str(error).split())[:300]
+        raise InputError(f"{path} doesn't fit {type(model).__name__}: {words}") from error
+
+
+def _state(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise InputError(
+            f"{path} can't be read as a state dict ({type(error).__name__}): save model.state_dict(), not the model."
+        ) from error

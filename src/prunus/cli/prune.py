@@ -1,0 +1,46 @@
+"""``prunus prune``: from a factory and weights to a proven, small model in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunus.cli.options import Inputs, Model, Weights, build, examples
+
+
+def prune(
+    model: Model,
+    shapes: Inputs,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to save the small model to.")],
+    weights: Weights = None,
+    ratio: Annotated[float, typer.Option(help="Part of every group to remove, in [0, 1).")] = 0.5,
+    importance: Annotated[str, typer.Option(help="l1, l2, linf or random.")] = "l2",
+    scope: Annotated[str, typer.Option(help="local: from each group alike; global: from all together.")] = "local",
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Group, module or tensor to leave as it is. Repeat for more.")
+    ] = None,
+    round_to: Annotated[int | None, typer.Option(help="Round what is left up to a multiple of this.")] = None,
+    onnx: Annotated[Path | None, typer.Option(help="Also export the small model to this ONNX file.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that prunus saved before.")] = False,
+) -> None:
+    """Cut a model, prove that it computes what its masked original does, and save it without pickle."""
+    import prunus
+
+    dense, args = build(model, weights), examples(shapes)
+    plan = prunus.plan(dense, args, ratio=ratio, importance=importance, scope=scope, keep=keep or (), round_to=round_to)
+    small = plan.apply(dense)
+    proof = prunus.prove(dense, small, plan, args)
+    if not proof.ok:
+        raise prunus.PlanError(f"{proof}. This is a bug of prunus: nothing was saved; please report the model.")
+    before, after = (prunus.profile(m, args, latency=False) for m in (dense, small))
+    typer.echo(
+        f"parameters  {before.parameters:,} -> {after.parameters:,}  ({after.parameters / before.parameters:.1%})"
+    )
+    typer.echo(f"MACs        {before.macs:,} -> {after.macs:,}  ({after.macs / max(before.macs, 1):.1%})")
+    typer.echo(str(proof))
+    folder = prunus.save(small, out, overwrite=overwrite)
+    typer.echo(f"saved to {folder}: load it with prunus.load({str(folder)!r}, factory)")
+    if onnx is not None:
+        typer.echo(str(prunus.export(small, args, onnx)))
