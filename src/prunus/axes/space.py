@@ -230,12 +230,21 @@ class Space:
             return self._cut_sum(axis, at)
         outer, *inner = axis.parts
         width = axis.size // outer.size
+        if at % width and not any(True for part in inner for _ in atoms(part)):
+            return self._cut_row(outer, product(inner), at)
         if at % width:
             reason = f"cut at {at}, inside a factor of {axis!r}"
             self.freeze(axis, reason)
             return self.fresh(at, reason), self.fresh(axis.size - at, reason)
         head, tail = self._cut_at(outer, at // width)
         return product([head, *inner]), product([tail, *inner])
+
+    def _cut_row(self, outer: Axis, inner: Axis, at: int) -> tuple[Axis, Axis]:
+        """Cut ``outer * inner`` inside one row of ``inner``, which has no atoms: that row's ``outer`` index stays."""
+        row, rest = divmod(at, inner.size)
+        before, _, after = self.cut(outer, [row, 1, outer.size - row - 1])
+        head, tail = self._cut_at(inner, rest)
+        return total([product([before, inner]), head]), total([tail, product([after, inner])])
 
     def _cut_sum(self, axis: Sum, at: int) -> tuple[Axis, Axis]:
         for i, term in enumerate(axis.parts):

@@ -8,11 +8,12 @@ evaluating both sides for random counts (as in Schwartz and Zippel's test of pol
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from prunus.axes import Atom, Space
+from prunus.axes import Atom, Axis, Product, Space, product
 from prunus.sizes.expression import (
     Arithmetic,
     Attribute,
@@ -79,12 +80,12 @@ class _Solver:
         pending = [e for e in pending if self._free(e.left) or self._free(e.right)]
         self._sample(pending)
         self._settle_constants([e for e in pending if not (_divides(e.left) or _divides(e.right))])
-        steps: tuple[Callable[[Equation], object], ...] = (self._follow, self._pair, self._settle_constant, self._freeze)
-        for step in steps:
+        ties: list[Callable[[Equation], object]] = [self._follow, self._pair, self._merge]
+        for step in (*ties, self._settle_constant, self._freeze):
             for equation in pending:
                 if not self._holds(equation):
                     step(equation)
-            if step not in (self._follow, self._pair):
+            if step not in ties:
                 self._settle_constants(pending)
         return Sizes(self.values, self.definitions, self.followers)
 
@@ -95,7 +96,20 @@ class _Solver:
 
     def _substitute(self, e: Equation) -> Equation:
         left, right = substitute(e.left, self.definitions), substitute(e.right, self.definitions)
-        return Equation(left, right, e.reason)
+        return Equation(*self._cancelled(left, right), e.reason)
+
+    def _cancelled(self, left: Expression, right: Expression) -> tuple[Expression, Expression]:
+        """Both sides without a constant factor that they share."""
+        if not (isinstance(left, Count) and isinstance(right, Count)):
+            return left, right
+        (a, m), (b, n) = self._factored(left.axis), self._factored(right.axis)
+        return (Count(a), Count(b)) if m == n else (left, right)
+
+    def _factored(self, axis: Axis) -> tuple[Axis, int]:
+        """``axis`` as its factors with free atoms, and the size of the others."""
+        parts = axis.parts if isinstance(axis, Product) else (axis,)
+        free = [part for part in parts if self._free(Count(part))]
+        return product(free), axis.size // math.prod(part.size for part in free)
 
     def _is_live(self, e: Equation) -> bool:
         """Whether a cut could break the equation: something in it can change."""
@@ -241,6 +255,16 @@ class _Solver:
         for a, b in zip(left, right, strict=True):
             if a is not b and self._may_follow(a, Count(b)):
                 self._let_follow(a, Count(b))
+
+    def _merge(self, e: Equation) -> None:
+        """Pairs that don't do, because like sizes have unlike weights: let all atoms of one size have one count."""
+        roots = list(dict.fromkeys([*self._roots(e.left), *self._roots(e.right)]))
+        if sorted(a.size for a in self._roots(e.left)) != sorted(a.size for a in self._roots(e.right)):
+            return
+        first: dict[int, Atom] = {}
+        for atom in roots:
+            if first.setdefault(atom.size, atom) is not atom:
+                self._let_follow(atom, Count(first[atom.size]))
 
     def _roots(self, expr: Expression) -> list[Atom]:
         return [r for a in self._free(expr) for r in (self._roots(self.followers[a]) if a in self.followers else [a])]

@@ -31,17 +31,18 @@ def _no(*_: Any) -> bool:
 def open_body(func: types.FunctionType) -> Callable[..., Any]:
     """A Python function of torch without its hand-over to the mode, so that the calls inside it are seen."""
     names = {name: _no for name in _CHECKS if name in func.__globals__}
-    cells = tuple(_open_cell(cell) for cell in func.__closure__ or ()) or None
+    cells = tuple(_open_cell(cell, func) for cell in func.__closure__ or ()) or None
     opened = types.FunctionType(func.__code__, {**func.__globals__, **names}, func.__name__, func.__defaults__, cells)
     opened.__kwdefaults__ = func.__kwdefaults__
     return opened
 
 
-def _open_cell(cell: types.CellType) -> types.CellType:
-    """Torch wraps some functions in others, which hold them in a cell."""
+def _open_cell(cell: types.CellType, holder: types.FunctionType) -> types.CellType:
+    """Torch wraps some functions in others, which hold them (and at times themselves) in cells."""
     inner = cell.cell_contents
-    is_torch = isinstance(inner, types.FunctionType) and str(inner.__module__).startswith("torch.")
-    return types.CellType(open_body(inner)) if is_torch else cell
+    if not isinstance(inner, types.FunctionType) or inner is holder:
+        return cell
+    return types.CellType(open_body(inner)) if str(inner.__module__).startswith("torch.") else cell
 
 
 class OpenMode(TorchFunctionMode):

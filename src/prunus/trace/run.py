@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -223,6 +223,7 @@ def run_under(
         for tensor in tensors_in(inputs):
             set_mark(tensor, AXES, tuple(space.fresh(n, "a model input") for n in tensor.shape))
     with ExitStack() as stack:
+        stack.enter_context(restored(model))
         for path, module in model.named_modules():
             stack.callback(module.register_forward_pre_hook(_entering(mode, path), prepend=True).remove)
             stack.callback(module.register_forward_hook(_leaving(mode), always_call=True).remove)
@@ -231,6 +232,19 @@ def run_under(
         stack.enter_context(mode)
         stack.enter_context(functions)
         return model(*inputs[0], **inputs[1])
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """Afterwards every attribute and buffer of the modules is what it was: what ``forward`` cached is forgotten."""
+    stores = [store for m in model.modules() for store in (m.__dict__, m._buffers, m._parameters)]
+    saved = [dict(store) for store in stores]
+    try:
+        yield
+    finally:
+        for store, before in zip(stores, saved, strict=True):
+            store.clear()
+            store.update(before)
 
 
 def _own_inputs(inputs: Any, real: bool) -> Any:
