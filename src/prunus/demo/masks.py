@@ -41,7 +41,7 @@ def masked_table(dense: LeNet, digits: Part, example: Tensor, repeats: int) -> T
                 "×".join(map(str, weight.shape)),
                 count(profile(model, example[:1], latency=False).macs),
                 kilobytes(file_bytes(model)),
-                milliseconds(times[name].median_ms),
+                f"{milliseconds(times[name].median_ms)} [{times[name].low_ms:.2f}, {times[name].high_ms:.2f}]",
                 f"{accuracy(model, digits):.1f} %",
             )
         )

@@ -9,7 +9,7 @@ from prunus.profile import Profile
 from prunus.report.charts import sensitivity_figure, speedup_figure, training_figure, widths_figure
 from prunus.report.page import Report, Section, Tile
 from prunus.report.svg import inline_svg
-from prunus.report.tables import Table, change, count, kilobytes, milliseconds, times
+from prunus.report.tables import Table, change, count, kilobytes, milliseconds
 from prunus.sensitivity import Sensitivity
 
 
@@ -98,10 +98,9 @@ def report(outcome: Outcome) -> Report:
     return Report(
         title="A LeNet, made really smaller",
         summary=(
-            f"{times(dense.profile.parameters, small.profile.parameters)} fewer parameters and "
-            f"{times(dense.profile.macs, small.profile.macs)} fewer multiply-accumulates, at "
-            f"{small.test:.2f} % test accuracy (before: {dense.test:.2f} %) on 2,000 real digits that nothing was "
-            f"chosen on. Seed {outcome.settings.seed}, {outcome.seconds:.0f} s on one thread."
+            f"{outcome.parameters_left:.1%} of the parameters and {outcome.macs_left:.1%} of the multiply-accumulates "
+            f"are left. Test accuracy is {small.test:.2f} % (before: {dense.test:.2f} %), on 2,000 real digits that "
+            f"decided nothing. Seed {outcome.settings.seed}; {outcome.seconds:.0f} s on one thread."
         ),
         tiles=(
             _tile("parameters", dense.profile.parameters, small.profile.parameters, count),
