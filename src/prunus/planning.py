@@ -103,7 +103,7 @@ def _holds(graph: Graph, plan: Plan, counts: Mapping[Atom, int]) -> bool:
     small = surgery.apply(graph.skeleton, plan.kept, plan.attributes)
     carry_shadows(graph.skeleton, small, plan.kept)
     for run in graph.runs:
-        found, error = record_shapes(small, graph.args, graph.kwargs, run.training)
+        found, error = record_shapes(small, graph.args, graph.kwargs, run.training, graph.real)
         at = _first_difference(graph, run.records, found, counts)
         if at is not None or error is not None:
             _freeze_at(graph, run.records, len(found) if at is None else at, counts, error)

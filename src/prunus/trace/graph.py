@@ -63,6 +63,7 @@ class Graph:
         tensors: the axes of every parameter, buffer and tensor attribute.
         equations: what the run asked of integers.
         sizes: the integers that follow sizes, and the counts that follow others.
+        skeleton: the copy that was run, on the meta device unless ``real``.
         unsupported: operators without a row in the table, with the module that called them first.
         notes: what a reader should know of how the trace was made.
     """
@@ -76,6 +77,7 @@ class Graph:
     sizes: Sizes
     runs: Sequence[Run]
     skeleton: nn.Module
+    real: bool
     unsupported: Mapping[str, str]
     notes: Sequence[str]
 
@@ -150,8 +152,8 @@ class Graph:
             lines += [
                 f"    {member} = {self.format(self.tensors[member.name][member.dim])}" for member in group.members
             ]
-        if axis.size == 1:
-            lines.append("  a single position: nothing to cut")
+        if not any(True for _ in atoms(axis)):
+            lines.append("  every position of it is taken by itself: nothing to cut")
         return "\n".join(lines)
 
     def __str__(self) -> str:

@@ -129,7 +129,6 @@ class _Tracer:
             for name, tensor in self.tensors.items()
         }
         unsupported = {op: where for mode in self.modes for op, where in mode.unsupported.items()}
-        skeleton = self.copy if not self.real else meta_copy(self.model)
         return Graph(
             model=self.model,
             args=self.args,
@@ -139,7 +138,8 @@ class _Tracer:
             equations=equations,
             sizes=sizes,
             runs=runs,
-            skeleton=skeleton,
+            skeleton=self.copy,
+            real=self.real,
             unsupported=unsupported,
             notes=self.notes,
         )
@@ -273,11 +273,11 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def record_shapes(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool, real: bool
 ) -> tuple[list[Record], Exception | None]:
-    """Run a meta model; returns its operator calls with the shapes they gave, and what stopped it, if anything did."""
+    """Run a copy of ours; returns its operator calls with the shapes they gave, and what stopped it, if anything did."""
     model.train(training)
-    mode = ShapeMode(real=False)
+    mode = ShapeMode(real)
     try:
         run_under(model, args, kwargs, mode, OpenMode())
     except Exception as error:  # noqa: BLE001 - the caller reports it with the place in the run
