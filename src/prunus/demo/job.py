@@ -71,7 +71,8 @@ def run(out: Path, settings: Settings, terminal: Terminal) -> Outcome:
         proof = _prove(dense, small, choice.plan, digits.train.images[:8], terminal)
         after_cut = accuracy(small, digits.validation)
         terminal.say(f"Validation accuracy after the cut, before any training: {after_cut:.1f} %.")
-        finetuning = _train(small, digits, settings, settings.finetune_epochs, distillation(dense), terminal)
+        teacher = distillation(dense, temperature=2.0, weight=0.2)
+        finetuning = _train(small, digits, settings, settings.finetune_epochs, teacher, terminal)
 
         terminal.heading("5  Save without pickle, load in a new process")
         equal = _save_and_reload(dense, small, digits, out, terminal)

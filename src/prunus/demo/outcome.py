@@ -30,7 +30,7 @@ class Settings:
 
     seed: int = 0
     epochs: int = 10
-    finetune_epochs: int = 10
+    finetune_epochs: int = 20
     lr: float = 4e-3
     max_parameters: float = 0.25
     max_macs: float = 0.45
