@@ -38,7 +38,8 @@ zoo: .venv/.ready
 	$(PY) -m benchmarks.zoo --write docs/coverage.md
 
 bench: .venv/.ready
-	$(PY) -m benchmarks.speed
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-peers torch-pruning==1.6.1
+	PYTHONPATH=.bench-peers $(PY) -m benchmarks.speed
 
 clean:
 	rm -rf .venv demo-out build dist

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ def call_site() -> str:
     while frame is not None:
         name = frame.f_code.co_filename
         if not name.startswith(_HIDDEN[1]):
-            place = f"{Path(name).name}:{frame.f_lineno}"
+            place = f"{os.path.basename(name)}:{frame.f_lineno}"
             if not name.startswith(_HIDDEN[0]) and not name.startswith("<"):
                 return place
             if not fallback and "/nn/" in name and "/modules/module.py" not in name:

@@ -23,6 +23,7 @@ from prunus.trace.modes import AxisMode
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 _CHECKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 
+
 def _no(*_: Any) -> bool:
     return False
 

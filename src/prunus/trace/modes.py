@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prunus.axes import Axes, Space
 from prunus.errors import PrunusError
 from prunus.operators import Call, find, unsupported
+from prunus.trace.inference import infer
 from prunus.trace.standins import AXES, NAME, SHADOW, SHADOW_LIMIT, meta_like, set_mark, shadow_of
 
 _CONSTANT_FACTORIES = {
@@ -92,7 +93,7 @@ class RunMode(TorchDispatchMode):
         if not tensors:
             kwargs["device"] = torch.device("meta")
         try:
-            result = func(*args, **kwargs)
+            result = infer(func, args, kwargs)
         except NotImplementedError:  # the output's shape depends on values (nonzero, a boolean mask)
             return self._value(func, args, kwargs, shadows, known)
         outputs = [out for out in _flat(result) if isinstance(out, Tensor)]
