@@ -43,7 +43,7 @@ class Result:
 
 def names() -> list[str]:
     """The classification models of torchvision, quantized ones aside."""
-    return [n for n in torchvision.models.list_models(module=torchvision.models)]
+    return list(torchvision.models.list_models(module=torchvision.models))
 
 
 def build(name: str) -> nn.Module:
@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="don't prove")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # on a shared machine several threads wait for each other
     results = []
     for result in run(options.names or names(), not options.quick):
         results.append(result)
