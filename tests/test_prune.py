@@ -176,16 +176,30 @@ def test_forward_that_raises_comes_through(model: nn.Module) -> None:
 
 
 def test_what_is_not_an_eager_module_is_refused(model: nn.Module) -> None:
-    with pytest.raises(InputError, match="must be a torch.nn.Module, not str"):
+    with pytest.raises(InputError, match="expected a torch.nn.Module, got str"):
         prunus.trace("model", X)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="scripted or traced"):
-        prunus.trace(torch.jit.trace(model.eval(), X), X)
-    with pytest.raises(InputError, match="compiled by torch.compile"):
+    with pytest.raises(InputError, match="is a TorchScript module; give the eager model"):
+        prunus.trace(torch.jit.script(nn.Linear(3, 3)), X)
+    with pytest.raises(InputError, match="is wrapped by torch.compile; give the model itself"):
         prunus.trace(torch.compile(model), X)
-    with pytest.raises(InputError, match="lazy"):
+    with pytest.raises(InputError, match="'0' .LazyLinear. is lazy"):
         prunus.trace(nn.Sequential(nn.LazyLinear(3)), X)
-    with pytest.raises(InputError, match="args must be a tuple"):
+    quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(3, 3)))
+    with pytest.raises(InputError, match="is quantized, and can't be cut: prune first, then quantize"):
+        prunus.trace(quantized, X)
+    with pytest.raises(InputError, match="args must be one tensor or a tuple"):
         prunus.trace(model, 3)
+
+
+def test_a_model_without_values(model: nn.Module) -> None:
+    with torch.device("meta"):
+        empty = Small()
+    with pytest.raises(InputError, match="'conv1.weight' is on the meta device and has no values to score"):
+        prunus.plan(empty, X)
+    small = prunus.prune(empty, X, importance="random")
+    assert small.conv1.weight.is_meta and small.conv1.out_channels < 16
+    with pytest.raises(InputError, match="meta device has no values to compare"):
+        prunus.prove(empty, small, small.prunus_plan, X)
 
 
 def test_plan_is_data(model: nn.Module) -> None:

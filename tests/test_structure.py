@@ -14,14 +14,14 @@ SOURCE = Path(prunus.__file__).parent
 # Each layer may import itself and the layers above it in this list, no other.
 LAYERS = [
     {"errors"},
-    {"axes"},
+    {"running", "axes"},
     {"operators"},
     {"sizes"},
     {"surgery"},
     {"trace"},
     {"plan"},
-    {"running", "layers", "importance"},
-    {"counting", "selection"},
+    {"counting", "layers", "importance"},
+    {"selection"},
     {"planning", "profile"},
     {"prove"},
     {"prune", "report"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -148,7 +149,7 @@ def _read(document: dict[str, Any]) -> Plan:
     shapes = {str(name): tuple(_natural(n) for n in shape) for name, shape in document["shapes"].items()}
     indices = [tuple(_natural(i) for i in row) for row in document["indices"]]
     for row in indices:
-        if not row or any(b <= a for a, b in zip(row, row[1:], strict=False)):
+        if not row or any(b <= a for a, b in itertools.pairwise(row)):
             raise ValueError("kept indices must be non-empty and ascending")
     kept: dict[str, dict[int, tuple[int, ...]]] = {}
     for name, cut in document["kept"].items():

@@ -1,9 +1,9 @@
 """Prove that the small model computes what the masked original computes.
 
 The original runs in fp64 with its removed indices zeroed in every parameter and, after each operator that makes
-something of nothing (a sigmoid, an added constant), in its output too. Statistics over a cut axis (layer norm, softmax, mean) are
-taken over the kept indices alone. Operators that only move, select, contract or pool values must leave the removed
-positions zero by themselves: where one doesn't, the axes were misread, and the proof fails by its name.
+something of nothing (a sigmoid, an added constant), in its output too. Statistics over a cut axis (layer norm, softmax,
+mean) are taken over the kept indices alone. Operators that only move, select, contract or pool values must leave the
+removed positions zero by themselves: where one doesn't, the axes were misread, and the proof fails by its name.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.axes import Atom, Axes, Axis, Keep, Space, atoms, count, fold, keep_vector
-from prunus.errors import PlanError
+from prunus.errors import InputError, PlanError
 from prunus.operators import Call, find
 from prunus.plan import Plan
+from prunus.running import check_eager, tensors_in
 from prunus.surgery import named_tensors
 from prunus.trace.functions import OpenMode
 from prunus.trace.modes import AxisMode
-from prunus.trace.run import as_inputs, axes_of_tensors, check_model, real_copy, run_under, tensors_in
+from prunus.trace.run import as_inputs, axes_of_tensors, real_copy, run_under
 
 TOLERANCE = 1e-9
 _LOWER = (torch.float32, torch.float16, torch.bfloat16)
@@ -64,8 +65,10 @@ def prove(model: nn.Module, small: nn.Module, plan: Plan, args: Any, kwargs: Map
         PlanError: the plan isn't for this model, or cuts tensors that the model's own axes say must be cut alike.
         InputError: a model is on the meta device: there are no values to compare.
     """
-    check_model(model)
+    check_eager(model)
     plan.check_fits(model)
+    if any(tensor.is_meta for each in (model, small) for tensor in each.parameters()):
+        raise InputError("a model on the meta device has no values to compare: load its weights first.")
     positional, keywords = as_inputs(args, kwargs)
     inputs = pytree.tree_map_only(Tensor, _as_double, (positional, keywords))
     original = real_copy(model, torch.float64).eval()

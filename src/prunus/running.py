@@ -25,19 +25,28 @@ def as_args(args: Any) -> tuple[Any, ...]:
     )
 
 
-def check_eager(model: nn.Module) -> None:
-    """Raise InputError unless ``model`` is an eager module whose parameters exist."""
+def check_eager(model: Any) -> None:
+    """Raise InputError unless ``model`` is an eager, floating-point module whose parameters exist."""
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}.")
     for name, module in model.named_modules():
-        where = f"{name!r} ({type(module).__name__})" if name else type(module).__name__
-        if isinstance(module, torch.jit.ScriptModule):
-            raise InputError(f"{where} is a TorchScript module; give the eager model it was scripted or traced from.")
-        if type(module).__name__ == "OptimizedModule":
-            raise InputError(f"{where} is wrapped by torch.compile; give the model itself (compiled._orig_mod).")
-        for own in (*module._parameters.values(), *module._buffers.values()):
-            if nn.parameter.is_lazy(own):
-                raise InputError(f"{where} is lazy and has no parameters yet: run the model once on real inputs first.")
+        refusal = _refusal(module)
+        if refusal:
+            where = f"{name!r} ({type(module).__name__})" if name else type(module).__name__
+            raise InputError(f"{where} {refusal}")
+
+
+def _refusal(module: nn.Module) -> str | None:
+    if isinstance(module, torch.jit.ScriptModule):
+        return "is a TorchScript module; give the eager model it was scripted or traced from."
+    if type(module).__name__ == "OptimizedModule":
+        return "is wrapped by torch.compile; give the model itself (compiled._orig_mod), and compile the small one."
+    if ".quantized." in type(module).__module__ and type(module).__module__.startswith("torch."):
+        return "is quantized, and can't be cut: prune first, then quantize."
+    for own in (*module._parameters.values(), *module._buffers.values()):
+        if own is not None and nn.parameter.is_lazy(own):
+            return "is lazy and has no parameters yet: run the model once on real inputs first."
+    return None
 
 
 def cloned(value: Any) -> Any:

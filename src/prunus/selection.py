@@ -79,7 +79,7 @@ def _global(groups: Sequence[Group], scores: Scores, ratio: float) -> dict[Atom,
 
 
 def _steps(graph: Graph, round_to: int) -> dict[Atom, int]:
-    """For each atom the multiple its count must be of, so that every dimension it runs through is one of ``round_to``."""
+    """For each atom the multiple its count must be of, so that every dimension it is in is one of ``round_to``."""
     steps: dict[Atom, int] = {}
     if round_to > 1:
         for axes in graph.tensors.values():

@@ -14,7 +14,7 @@ Keep = NDArray[np.bool_]
 
 
 def keep_vector(axis: Axis, keep: Mapping[Atom, Keep]) -> Keep:
-    """Which positions of a resolved ``axis`` stay. ``keep`` maps an atom to a boolean per index; absent means all stay."""
+    """Which positions of a resolved ``axis`` stay. ``keep`` has a boolean per index of an atom; absent: all stay."""
     if isinstance(axis, Atom):
         mine = keep.get(axis)
         return np.ones(axis.size, dtype=bool) if mine is None else mine

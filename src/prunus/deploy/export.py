@@ -152,7 +152,7 @@ def _convert(small: nn.Module, inputs: Inputs, dynamic: bool, opset: int | None)
         if batch.size == 1:  # torch.export takes a size of 1 for a constant
             inputs = pytree.tree_map_only(Tensor, lambda t: torch.cat([t, t]) if batch.holds(t) else t, inputs)
             batch = Batch(inputs)
-        shapes, dim = torch.export.ShapesCollection(), torch.export.Dim("batch")  # type: ignore[no-untyped-call]
+        shapes, dim = torch.export.ShapesCollection(), torch.export.Dim("batch")
         for tensor in filter(batch.holds, tensors_in(inputs)):
             shapes[tensor] = {0: dim}
     outputs = call(small, *cloned(inputs))

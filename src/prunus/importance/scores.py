@@ -57,6 +57,11 @@ def _is_free(graph: Graph, axes: Axes) -> bool:
 
 
 def _checked(values: Tensor, name: str, tensor: Tensor) -> Tensor:
+    if values.is_meta:
+        raise InputError(
+            f"{name!r} is on the meta device and has no values to score: load the weights first, or use "
+            "importance='random'."
+        )
     if values.shape != tensor.shape:
         raise InputError(
             f"the criterion must return a tensor of the parameter's shape {list(tensor.shape)}; "

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from prunus.axes import Axes, Space
 from prunus.errors import InputError, TraceError
+from prunus.running import as_args, check_eager, tensors_in
 from prunus.sizes import Attribute, Ledger, solve
 from prunus.surgery import copy_model, named_tensors
 from prunus.trace.attributes import traced_attributes
@@ -37,7 +38,7 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) 
         InputError: the model is scripted, compiled or lazy, or can't be copied.
         TraceError: ``forward`` raised on the example inputs; the model's own exception is the cause.
     """
-    check_model(model)
+    check_eager(model)
     positional, keywords = as_inputs(args, kwargs)
     try:
         return _Tracer(model, positional, keywords, real=False).trace()
@@ -61,39 +62,7 @@ def as_inputs(args: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, .
     """Example inputs as ``(args, kwargs)``; a single tensor, or a dict of keyword inputs, may stand for ``args``."""
     if isinstance(args, Mapping) and kwargs is None:
         return (), dict(args)
-    if isinstance(args, list | tuple):
-        return tuple(args), dict(kwargs or {})
-    if isinstance(args, Tensor):
-        return (args,), dict(kwargs or {})
-    raise InputError(
-        f"args must be a tuple of example inputs or one tensor, not {type(args).__name__}: "
-        "prunus runs the model once on them, as in model(*args, **kwargs)."
-    )
-
-
-def check_model(model: Any) -> None:
-    """Raise InputError for what can't be analysed: not a module, scripted, compiled, lazy."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module, not {type(model).__name__}.")
-    for path, module in model.named_modules():
-        kind = _refused(module)
-        if kind:
-            place = f"its module {path!r}" if path else "the model"
-            raise InputError(f"{place} is {kind}.")
-
-
-def _refused(module: nn.Module) -> str | None:
-    if isinstance(module, torch.jit.ScriptModule):
-        return "a scripted or traced (TorchScript) module, whose structure can't be changed: give the eager model"
-    if type(module).__name__ == "OptimizedModule" and hasattr(module, "_orig_mod"):
-        return "compiled by torch.compile: give the model itself (model._orig_mod), and compile the small one"
-    if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
-        return "lazy and not yet initialized: run it once on an input first"
-    return "a quantized module, which prunus can't cut: prune first, then quantize" if _quantized(module) else None
-
-
-def _quantized(module: nn.Module) -> bool:
-    return ".quantized." in type(module).__module__ and type(module).__module__.startswith("torch.")
+    return as_args(args), dict(kwargs or {})
 
 
 def failed(model: nn.Module, error: Exception) -> TraceError:
@@ -238,7 +207,7 @@ def run_under(
 def restored(model: nn.Module) -> Iterator[None]:
     """Afterwards every attribute and buffer of the modules is what it was: what ``forward`` cached is forgotten."""
     stores = [store for m in model.modules() for store in (m.__dict__, m._buffers, m._parameters)]
-    saved = [dict(store) for store in stores]
+    saved = [{k: copy.copy(v) if type(v) in (dict, list, set) else v for k, v in s.items()} for s in stores]
     try:
         yield
     finally:
@@ -267,15 +236,10 @@ def _leaving(mode: RunMode) -> Any:
     return hook
 
 
-def tensors_in(value: Any) -> list[Tensor]:
-    """Every tensor in a pytree."""
-    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
-
-
 def record_shapes(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool, real: bool
 ) -> tuple[list[Record], Exception | None]:
-    """Run a copy of ours; returns its operator calls with the shapes they gave, and what stopped it, if anything did."""
+    """Run a copy of ours; returns its operator calls with their output shapes, and what stopped it, if anything."""
     model.train(training)
     mode = ShapeMode(real)
     try:
