@@ -42,8 +42,14 @@ def test_inspect_prints_the_graph():
     assert "conv2.weight[0], conv2.bias[0], fc1.weight[1]" in found.output
 
 
+def test_torchvision_models_have_a_shorthand():
+    found = run("profile", "torchvision:resnet18", "-i", "1x3x64x64", "--json", "--no-latency")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.output)["parameters"] == 11_689_512  # as torchvision's documentation says
+
+
 def test_inspect_explains_one_tensor():
-    found = run("inspect", LENET, *SHAPE, "--explain", "fc1.weight:1")
+    found = run("inspect", LENET, *SHAPE, "--why", "fc1.weight:1")
     assert found.exit_code == 0
     assert found.output.startswith("fc1.weight[1] = conv2:16 * ")
 
@@ -94,6 +100,7 @@ def test_weights_of_torch_save_and_a_model_in_a_file(tmp_path):
     [
         (["inspect", "LeNet", *SHAPE], "MODEL must be module:name or file.py:name"),
         (["inspect", "prunus.demo.lenet:Lenet", *SHAPE], "Did you mean 'LeNet'"),
+        (["inspect", "torchvision:resnet81", "-i", "1x3x64x64"], "torchvision has no model 'resnet81'. Did you mean"),
         (["inspect", "no_such_package:Net", *SHAPE], "no module 'no_such_package'"),
         (["inspect", "no_such_file.py:Net", *SHAPE], "there is no file no_such_file.py"),
         (["inspect", "torch.nn:Linear", *SHAPE], "name a function that takes no arguments"),
@@ -101,8 +108,8 @@ def test_weights_of_torch_save_and_a_model_in_a_file(tmp_path):
         (["inspect", LENET, "--input", "1x1x28y28"], "isn't a shape: write sizes with x between"),
         (["inspect", LENET, "--input", "1x1x28x28:int46"], "unknown type 'int46' in '1x1x28x28:int46'. Did you mean"),
         (["inspect", LENET, "--input", "1x1x20x20"], "LeNet"),
-        (["inspect", LENET, *SHAPE, "--explain", "fc1.wight"], "Did you mean 'fc1.weight'"),
-        (["inspect", LENET, *SHAPE, "--explain", "fc1.weight:x"], "--explain takes a tensor and a dimension"),
+        (["inspect", LENET, *SHAPE, "--why", "fc1.wight"], "Did you mean 'fc1.weight'"),
+        (["inspect", LENET, *SHAPE, "--why", "fc1.weight:x"], "--why takes a tensor and a dimension"),
         (["profile", LENET, *SHAPE, "-w", "nothing.pt"], "there is no file nothing.pt"),
         (["prune", LENET, *SHAPE, "--out", "x", "--ratio", "1.5"], "ratio must be at least 0 and less than 1"),
         (["prune", LENET, *SHAPE, "--out", "x", "--keep", "conv9"], "'conv9', but no group, module or tensor matches"),

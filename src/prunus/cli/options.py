@@ -7,6 +7,7 @@ import importlib.util
 import pickle
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -21,7 +22,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="What builds the model: package.module:Name or path/to/file.py:Name, called without arguments.",
+        help="What builds the model: package.module:Name or path/to/file.py:Name, called without arguments; "
+        "torchvision:NAME and timm:NAME are those packages' models, without pretrained weights.",
     ),
 ]
 Inputs = Annotated[
@@ -43,7 +45,7 @@ _DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "bool"
 
 
 def build(spec: str, weights: Path | None) -> nn.Module:
-    """The model in eval mode, from ``module:name`` and a file of weights.
+    """The model in eval mode, from ``module:name``, ``torchvision:name`` or ``timm:name``, and a file of weights.
 
     Raises:
         InputError: the module, the name in it, or the file isn't there; the factory raised; the weights don't fit.
@@ -51,12 +53,9 @@ def build(spec: str, weights: Path | None) -> nn.Module:
     where, colon, name = spec.rpartition(":")
     if not colon or not where or not name:
         raise InputError(
-            f"MODEL must be module:name or file.py:name, such as torchvision.models:resnet18, not {spec!r}."
+            f"MODEL must be module:name or file.py:name, such as torchvision:resnet18 or mine.nets:Net, not {spec!r}."
         )
-    module = _module(where)
-    if not hasattr(module, name):
-        raise InputError(f"{where} has no {name!r}.{suggest(name, vars(module))}")
-    factory = getattr(module, name)
+    factory = _zoo(where, name) if where in _ZOOS else _named(where, name)
     if isinstance(factory, nn.Module):
         model = factory
     elif callable(factory):
@@ -77,6 +76,31 @@ def examples(shapes: list[str]) -> tuple[Tensor, ...]:
     if not shapes:
         raise InputError("give the shape of an example input: --input 1x3x224x224.")
     return tuple(_example(text) for text in shapes)
+
+
+_ZOOS = {
+    "torchvision": ("torchvision.models", "get_model", "list_models"),
+    "timm": ("timm", "create_model", "list_models"),
+}
+"""Shorthand -> its module, the function in it that builds a model by name, and the one that lists the names."""
+
+
+def _zoo(shorthand: str, name: str) -> Any:
+    """The factory of a model that torchvision or timm knows by name."""
+    where, create, known = _ZOOS[shorthand]
+    module = _module(where)
+    names = getattr(module, known)()
+    if name not in names:
+        raise InputError(f"{shorthand} has no model {name!r}.{suggest(name, names)}")
+    return partial(getattr(module, create), name)
+
+
+def _named(where: str, name: str) -> Any:
+    """The object ``name`` of the module ``where``."""
+    module = _module(where)
+    if not hasattr(module, name):
+        raise InputError(f"{where} has no {name!r}.{suggest(name, vars(module))}")
+    return getattr(module, name)
 
 
 def _example(text: str) -> Tensor:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from prunus.deploy.export import ExportResult
 from prunus.deploy.measure import Latency, Ratio, speedup
@@ -91,6 +94,18 @@ class Outcome:
     seconds: float
 
     @property
+    def made_with(self) -> str:
+        """Versions that the figures belong to."""
+        import onnxruntime
+
+        import prunus
+
+        return (
+            f"prunus {prunus.__version__}, torch {torch.__version__}, ONNX Runtime {onnxruntime.__version__}, "
+            f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, one thread"
+        )
+
+    @property
     def parameters_left(self) -> float:
         """Part of the parameters that is left."""
         return self.small.profile.parameters / self.dense.profile.parameters
@@ -104,6 +119,7 @@ class Outcome:
         """The figures as JSON values."""
         return {
             "seed": self.settings.seed,
+            "made_with": self.made_with,
             "dense": _side(self.dense),
             "small": _side(self.small),
             "parameters_left": self.parameters_left,

@@ -94,7 +94,6 @@ def result_table(outcome: Outcome) -> Table:
 def report(outcome: Outcome) -> Report:
     """The page."""
     dense, small = outcome.dense, outcome.small
-    batch = outcome.timings[-1]
     return Report(
         title="A LeNet, made really smaller",
         summary=(
@@ -106,25 +105,24 @@ def report(outcome: Outcome) -> Report:
             _tile("parameters", dense.profile.parameters, small.profile.parameters, count),
             _tile("multiply-accumulates", dense.profile.macs, small.profile.macs, count),
             _tile("weights file", dense.weights_bytes, small.weights_bytes, kilobytes),
-            Tile(batch.name, milliseconds(batch.dense.median_ms), milliseconds(batch.small.median_ms),
-                 f"{batch.speedup.median:.2f}× faster"),
+            *(Tile(t.name, milliseconds(t.dense.median_ms), milliseconds(t.small.median_ms),
+                   f"{t.speedup.median:.2f}× faster") for t in outcome.timings if t.name.startswith("ONNX")),
             Tile("test accuracy", f"{dense.test:.2f} %", f"{small.test:.2f} %", f"{_signed(small.test - dense.test)}"),
         ),
         sections=(_result(outcome), _masks(outcome), _sensitivity(outcome), _cut(outcome), _recovery(outcome),
-                  _speed(outcome), _use()),
+                  _speed(outcome), _use(), _again(outcome)),
     )  # fmt: skip
 
 
 def _result(outcome: Outcome) -> Section:
-    profiles = (
-        profile_table(outcome.dense.profile, "LeNet, layer by layer"),
-        profile_table(outcome.small.profile, "Pruned LeNet, layer by layer"),
-    )
-    return Section(title="Before and after", tables=(result_table(outcome), *profiles))
+    return Section(title="Before and after", tables=(result_table(outcome),))
 
 
 def _masks(outcome: Outcome) -> Section:
-    text = "torch.nn.utils.prune writes zeros. The shapes, the arithmetic and the time stay, and the file grows."
+    text = (
+        "torch.nn.utils.prune writes zeros. The shapes and the arithmetic stay, and the file grows; "
+        "the times were measured in turns."
+    )
     return Section(title="What masks alone do", text=(text,), tables=(outcome.masks,))
 
 
@@ -151,15 +149,19 @@ def _cut(outcome: Outcome) -> Section:
         f"original's by at most {outcome.proof.max_rel_error:.1e} of their size (allowed: "
         f"{outcome.proof.tolerance:.0e})."
     )
-    return Section(
-        title="The cut", text=(text,), figures=(inline_svg(widths_figure(widths), "widths", f"Widths: {told}"),)
+    figure = inline_svg(widths_figure(widths), "widths", f"Widths: {told}")
+    profiles = (
+        profile_table(outcome.dense.profile, "LeNet, layer by layer"),
+        profile_table(outcome.small.profile, "Pruned LeNet, layer by layer"),
     )
+    return Section(title="The cut", text=(text,), figures=(figure,), tables=profiles)
 
 
 def _recovery(outcome: Outcome) -> Section:
     text = (
-        f"Right after the cut, validation accuracy was {outcome.validation_after_cut:.1f} %. Fine-tuning learns from "
-        "the labels and from the unpruned LeNet's outputs (distillation)."
+        f"Right after the cut, validation accuracy was {outcome.validation_after_cut:.1f} %. "
+        f"{len(outcome.finetuning)} epochs of fine-tuning followed, from the labels and the unpruned LeNet's outputs "
+        f"(distillation); the LeNet itself had {len(outcome.training)} epochs."
     )
     runs = {"LeNet": outcome.training, "pruned LeNet": outcome.finetuning}
     figure = training_figure(runs, ylabel="validation accuracy (%)")
@@ -178,6 +180,15 @@ def _use() -> Section:
     code = "import prunus\nfrom prunus.demo.lenet import LeNet\n\nsmall = prunus.load('small', LeNet)"
     text = "The folder small holds weights and a plan, no pickle; small.onnx takes any batch size."
     return Section(title="Use it", text=(text,), code=code)
+
+
+def _again(outcome: Outcome) -> Section:
+    code = f"prunus demo --seed {outcome.settings.seed}"
+    text = (
+        f"Made with {outcome.made_with}. On the same versions and machine a seed gives the same models; "
+        "times vary. results.json has every figure, sensitivity.csv every measurement of the curves."
+    )
+    return Section(title="Do it again", text=(text,), code=code)
 
 
 def _row(label: str, before: float, after: float, write: Callable[[float], str]) -> tuple[str, str, str, str]:
