@@ -28,7 +28,7 @@ def attention(call: Call) -> list[Axes]:
     call.unify(key[-2], value[-2])
     batch = broadcast(call, [axes[:-3] for axes in (query, key, value)])
     heads: Axes = ()
-    if len(query) > 3:
+    if len(query) > 2:
         call.unify(key[-3], value[-3])
         if query[-3].size != key[-3].size and key[-3].size > 1:
             repeat = call.fresh(query[-3].size // key[-3].size)
@@ -37,13 +37,18 @@ def attention(call: Call) -> list[Axes]:
     mask = call.maybe_axes("attn_mask") or call.maybe_axes("attn_bias")
     if mask:
         broadcast(call, [mask, (*batch, *heads, query[-2], key[-2])])
-    call.reduces(key[-2])
+    if call.arg("is_causal"):
+        for axis in (query[-2], key[-2]):
+            call.freeze(axis, "positions that causal attention compares")
+    else:
+        call.reduces(key[-2])
     result = (*batch, *heads, query[-2], value[-1])
-    return [result, *(_statistic(call, out.shape, result) for out in call.outputs[1:])]
+    return [result, *(_statistic(call, out.shape, (*result[:-1], key[-2])) for out in call.outputs[1:])]
 
 
-def _statistic(call: Call, shape: tuple[int, ...], result: Axes) -> Axes:
-    """The log-sum-exp ``[b, h, l]``; other outputs are of no use to a model."""
-    if len(shape) == len(result) - 1 and all(n == a.size for n, a in zip(shape, result, strict=False)):
-        return result[:-1]
+def _statistic(call: Call, shape: tuple[int, ...], weights: Axes) -> Axes:
+    """The weights ``[b, h, l, s]`` or the log-sum-exp ``[b, h, l]``; other outputs are of no use to a model."""
+    for axes in (weights, weights[:-1]):
+        if tuple(shape) == tuple(axis.size for axis in axes):
+            return axes
     return tuple(call.fresh(n, "internal to attention") if n != 1 else UNIT for n in shape)
