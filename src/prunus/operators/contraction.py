@@ -22,13 +22,13 @@ def matmul(call: Call) -> Axes:
     return _product(call, call.axes_of(call.args[0]), call.axes_of(call.args[1]))
 
 
-@row("addmm", "baddbmm", "addmv")
+@row("addmm", "baddbmm", "addmv", preserves_zero=False)
 def addmm(call: Call) -> Axes:
     result = _product(call, call.axes_of(call.args[1]), call.axes_of(call.args[2]))
     return broadcast(call, [call.first(), result])
 
 
-@row("linear")
+@row("linear", preserves_zero=False)
 def linear(call: Call) -> Axes:
     x, weight, bias = call.axes("input"), call.axes("weight"), call.maybe_axes("bias")
     call.unify(x[-1], weight[-1])

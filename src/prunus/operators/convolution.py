@@ -8,7 +8,14 @@ from prunus.axes import Axes, product
 from prunus.operators.table import Call, row
 
 
-@row("convolution", "_convolution", "convolution_overrideable", "mkldnn_convolution", "cudnn_convolution")
+@row(
+    "convolution",
+    "_convolution",
+    "convolution_overrideable",
+    "mkldnn_convolution",
+    "cudnn_convolution",
+    preserves_zero=False,  # a bias
+)
 def convolution(call: Call) -> Axes:
     """Channels in are ``groups * i``, channels out ``groups * o``; the weight is ``[groups * o, i, ...]``.
 
