@@ -8,7 +8,7 @@ from prunus.operators.table import Call, row
 
 @row(
     *"zeros ones full empty rand randn new_zeros new_ones new_full new_empty new_empty_strided empty_strided "
-    "empty_permuted randint zeros_strided".split(),
+    "empty_permuted randint".split(),
     preserves_zero=False,
 )  # fmt: skip
 def filled(call: Call) -> list[Axes]:
@@ -18,7 +18,7 @@ def filled(call: Call) -> list[Axes]:
 
 @row(
     *"arange linspace logspace eye tril_indices triu_indices scalar_tensor range randperm hann_window "
-    "hamming_window vander meshgrid".split(),
+    "hamming_window".split(),
     preserves_zero=False,
 )  # fmt: skip
 def counted(call: Call) -> list[Axes]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from prunus.operators.table import TABLE, Call, Outputs, Row, broadcast, row
+from prunus.axes import UNIT
+from prunus.operators.table import TABLE, Call, Outputs, Row, broadcast, row, unsupported
 
 
 def pointwise(call: Call) -> Outputs:
@@ -15,16 +16,38 @@ def pointwise(call: Call) -> Outputs:
 
 # Position by position too, though torch doesn't tag them so.
 _MORE = (
-    "hardswish celu prelu _prelu_kernel rrelu_with_noise log_sigmoid_forward where masked_fill fill copy rsub "
+    "hardswish celu _prelu_kernel rrelu_with_noise log_sigmoid_forward masked_fill fill copy rsub "
     "_to_copy detach alias lift_fresh lift contiguous zeros_like ones_like full_like empty_like rand_like randn_like "
     "zero bernoulli uniform normal exponential native_dropout dropout alpha_dropout feature_dropout random "
-    "_conj _neg_view view_as_complex_copy resolve_conj resolve_neg positive log_normal geometric cauchy clone "
-    "_fused_dropout isfinite isinf logaddexp nan_to_num data requires_grad quantize_per_tensor "
+    "_conj _neg_view resolve_conj resolve_neg positive log_normal geometric cauchy clone "
+    "_fused_dropout isfinite isinf logaddexp nan_to_num data requires_grad_ "
     "fake_quantize_per_tensor_affine_cachemask"
 ).split()
-for _name in _MORE:
-    for _form in (_name, f"{_name}_"):
-        row(_form, preserves_zero=False)(pointwise)
+row(*_MORE, preserves_zero=False)(pointwise)  # their in-place forms too: see find()
+
+
+@row("where", preserves_zero=False)
+def where(call: Call) -> Outputs:
+    """With a condition alone, its outputs are as long as their values say."""
+    return pointwise(call) if len(call.args) > 1 else unsupported(call)
+
+
+@row("prelu", preserves_zero=False)
+def prelu(call: Call) -> Outputs:
+    """One slope for all, or one per channel (dimension 1)."""
+    axes, slope = call.first(), call.axes("weight")
+    if slope and slope[0].size > 1:
+        call.unify(axes[1], slope[0])
+    return axes
+
+
+@row("meshgrid", preserves_zero=False)
+def meshgrid(call: Call) -> Outputs:
+    """One dimension for each of the vectors, in their order; the first two change places for ``indexing="xy"``."""
+    axes = [axis for t in call.tensors() for axis in (call.axes_of(t) or (UNIT,))]
+    if call.arg("indexing") == "xy":
+        axes[:2] = axes[:2][::-1]
+    return [tuple(axes)] * len(call.outputs)
 
 
 @row("glu")
