@@ -1,15 +1,18 @@
-"""Look-ups by index: what the indices range over is frozen, everything else passes."""
+"""Look-ups by index: what the indices range over is frozen, everything else passes.
+
+None preserves zeros: an index that is zeroed still looks something up.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from prunus.axes import UNIT, Axes
+from prunus.axes import UNIT, Axes, product
 from prunus.operators.table import Call, Outputs, broadcast, row
 
 
-@row("embedding")
+@row("embedding", preserves_zero=False)
 def embedding(call: Call) -> Axes:
     weight = call.axes("weight")
     call.freeze(weight[0], "rows looked up by embedding()")
@@ -20,22 +23,34 @@ def embedding(call: Call) -> Axes:
 def embedding_bag(call: Call) -> list[Axes]:
     weight = call.axes("weight")
     call.freeze(weight[0], "rows looked up by embedding_bag()")
-    for axis in call.axes("indices"):
-        call.freeze(axis, "indices of embedding_bag()")
+    for name in ("indices", "offsets", "per_sample_weights"):
+        for axis in call.maybe_axes(name) or ():
+            call.freeze(axis, f"{name} of embedding_bag()")
     bags = call.fresh(call.outputs[0].shape[0], "bags of embedding_bag()")
     rest = [tuple(call.fresh(n, "internal to embedding_bag()") for n in out.shape) for out in call.outputs[1:]]
     return [(bags, weight[1]), *rest]
 
 
-@row("index", "_unsafe_index")
+@row("index", "_unsafe_index", preserves_zero=False)
 def index(call: Call) -> Outputs:
     """``x[i, :, j]``: the indexed dimensions are frozen; the indices' own axes take their place."""
-    axes = call.first()
     given = list(call.arg("indices"))
     if _has_mask(given):
-        _freeze_all(call, "chosen by a boolean mask")
-        return call.frozen_outputs("chosen by a boolean mask")
-    return _place(call, axes, given)
+        return _masked(call, given)
+    return _place(call, call.first(), given)
+
+
+def _masked(call: Call, given: list[Tensor | None]) -> Outputs:
+    """``x[:, mask]``: what the mask lies on is frozen, and so is what it chose."""
+    axes, reason = call.first(), "chosen by a boolean mask"
+    at = next(d for d, t in enumerate(given) if t is not None)
+    mask = given[at]
+    if mask is None or sum(t is not None for t in given) > 1:
+        _freeze_all(call, reason)
+        return call.frozen_outputs(reason)
+    for axis in (*axes[at : at + mask.ndim], *call.axes_of(mask)):
+        call.freeze(axis, reason)
+    return (*axes[:at], call.fresh(call.outputs[0].shape[at], reason), *axes[at + mask.ndim :])
 
 
 def _has_mask(given: list[Tensor | None]) -> bool:
@@ -59,7 +74,7 @@ def _place(call: Call, axes: Axes, given: list[Tensor | None]) -> Axes:
     return (*rest[:at], *result, *rest[at:])
 
 
-@row("index_select", "_index_select")
+@row("index_select", preserves_zero=False)
 def index_select(call: Call) -> Axes:
     axes = call.first()
     dim = call.arg("dim") % len(axes)
@@ -68,7 +83,7 @@ def index_select(call: Call) -> Axes:
     return (*axes[:dim], *(chosen or (UNIT,)), *axes[dim + 1 :])
 
 
-@row("gather", "take_along_dim")
+@row("gather", preserves_zero=False)
 def gather(call: Call) -> Axes:
     """The output has the index's shape; dimensions of another size than the input's are looked up in part."""
     axes, chosen = call.first(), call.axes("index")
@@ -88,6 +103,19 @@ def _along(call: Call, axes: Axes, other: Axes, dim: int) -> Axes:
     return other
 
 
+@row("take_along_dim", preserves_zero=False)
+def take_along_dim(call: Call) -> Outputs:
+    """``gather`` whose index broadcasts; without a dimension it is of the flattened input."""
+    axes, chosen = call.first(), call.axes("indices")
+    if call.arg("dim") is None:
+        _freeze_all(call, "looked up by take_along_dim()")
+        return call.frozen_outputs("looked up by take_along_dim()")
+    dim = call.arg("dim") % len(axes)
+    call.freeze(axes[dim], "looked up by take_along_dim() along it")
+    rest = broadcast(call, [(*each[:dim], UNIT, *each[dim + 1 :]) for each in (axes, chosen)])
+    return (*rest[:dim], chosen[dim], *rest[dim + 1 :])
+
+
 @row(
     "scatter",
     "scatter_add",
@@ -99,7 +127,9 @@ def _along(call: Call, axes: Axes, other: Axes, dim: int) -> Axes:
     preserves_zero=False,
 )
 def scatter(call: Call) -> Axes:
-    """Writes into a copy of the input along ``dim``; all other dimensions must match whole."""
+    """Writes into a copy of the input along ``dim``; all other dimensions must match whole. What is written is
+    frozen along ``dim``: an index that is zeroed would still write.
+    """
     axes, chosen = call.first(), call.axes("index")
     dim = call.arg("dim") % len(axes) if axes else 0
     source = call.maybe_axes("src") or call.maybe_axes("source") or ()
@@ -110,37 +140,53 @@ def scatter(call: Call) -> Axes:
                 call.unify(a, b)
             else:
                 call.freeze(b, "scattered in part")
+        call.freeze(chosen[dim], f"written by {call.name}()")
         return axes
-    call.freeze(axes[dim], f"written by {call.name}() along it")
+    for axis in (axes[dim], *chosen, *source[dim : dim + 1]):
+        call.freeze(axis, f"written by {call.name}() along it")
     for d, theirs in enumerate(source):
-        if d == dim:
-            call.freeze(theirs, f"written by {call.name}()")
-        else:
+        if d != dim:
             call.unify(axes[d], theirs)
     return axes
 
 
 @row("index_put", "_index_put_impl", "_unsafe_index_put", preserves_zero=False)
 def index_put(call: Call) -> Axes:
+    """Writes at indexed positions; those and the indices are frozen, other dimensions pass."""
     axes = call.first()
     given = list(call.arg("indices"))
     if _has_mask(given):
         _freeze_all(call, "written by a boolean mask")
         return axes
     places = _place(call, axes, given)
+    for t in given:
+        for axis in call.axes_of(t) if t is not None else ():
+            call.freeze(axis, "places that index_put() writes to")
     broadcast(call, [places, call.axes("values")])
     return axes
 
 
-@row("one_hot")
+@row("one_hot", preserves_zero=False)
 def one_hot(call: Call) -> Axes:
     return (*call.first(), call.fresh(call.outputs[0].shape[-1], "classes of one_hot()"))
 
 
-@row("repeat_interleave")
+@row("repeat_interleave", preserves_zero=False)
 def repeat_interleave(call: Call) -> Outputs:
-    _freeze_all(call, "repeated by repeat_interleave()")
-    return call.frozen_outputs("repeat_interleave()")
+    """Each position *n* times in a row; a tensor of repeats freezes what it repeats."""
+    axes, times, dim = call.first(), call.arg("repeats"), call.arg("dim")
+    if dim is None:  # of the flattened input
+        axes, dim = (product(axes),), 0
+    dim %= len(axes)
+    if isinstance(times, Tensor):
+        for axis in (axes[dim], *call.axes_of(times)):
+            call.freeze(axis, "repeated by repeat_interleave()")
+        repeated = call.fresh(call.outputs[0].shape[dim], "repeat_interleave()")
+    else:
+        copies = call.fresh(times)
+        call.sized("repeats", None, copies)
+        repeated = product([axes[dim], copies])
+    return (*axes[:dim], repeated, *axes[dim + 1 :])
 
 
 @row("tril", "triu", preserves_zero=False)
