@@ -21,7 +21,7 @@ def _enter(names: str, n: int, preserves_zero: bool = True) -> None:
         row(name, preserves_zero=preserves_zero)(lambda call, n=n: _spatial(call, n))  # type: ignore[misc]
 
 
-_enter("max_pool2d_with_indices adaptive_max_pool2d fractional_max_pool2d", 2, preserves_zero=False)  # indices
+_enter("max_pool2d_with_indices adaptive_max_pool2d", 2, preserves_zero=False)  # indices
 _enter("max_pool3d_with_indices adaptive_max_pool3d", 3, preserves_zero=False)
 _enter("avg_pool1d max_pool1d adaptive_avg_pool1d upsample_nearest1d _upsample_nearest_exact1d upsample_linear1d", 1)
 _enter("reflection_pad1d replication_pad1d", 1)
@@ -33,7 +33,17 @@ _enter("avg_pool3d adaptive_avg_pool3d _adaptive_avg_pool3d", 3)
 _enter("upsample_nearest3d _upsample_nearest_exact3d upsample_trilinear3d reflection_pad3d replication_pad3d", 3)
 
 
-@row("grid_sampler_2d", "grid_sampler_3d", "grid_sampler", "cudnn_grid_sampler")
+@row("fractional_max_pool2d", preserves_zero=False)
+def fractional_max_pool2d(call: Call) -> list[Axes]:
+    """Each plane has random samples of its own, ``[batch, channels, 2]``."""
+    samples = call.axes("random_samples")
+    call.freeze(samples[-1], "coordinates")
+    for mine, theirs in zip(call.first()[-3::-1], samples[-2::-1], strict=False):
+        call.unify(mine, theirs)
+    return _spatial(call, 2)
+
+
+@row("grid_sampler_2d", "grid_sampler_3d", "grid_sampler", "cudnn_grid_sampler", preserves_zero=False)
 def grid_sampler(call: Call) -> Axes:
     x, grid = call.first(), call.axes("grid")
     for axis in (*x[2:], grid[-1]):

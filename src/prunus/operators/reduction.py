@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunus.axes import UNIT, Axes
-from prunus.operators.table import Call, dims, row
+from prunus.operators.table import Call, broadcast, dims, row
 
 
 def _reduced(call: Call, chosen: list[int]) -> list[Axes]:
@@ -31,13 +31,14 @@ def sum_(call: Call) -> list[Axes]:
 )  # fmt: skip
 def statistic(call: Call) -> list[Axes]:
     """A statistic over the kept positions of the reduced dimensions."""
-    if call.name in ("max", "min") and len(call.args) > 1 and not isinstance(call.args[1], int):
-        raise NotImplementedError  # the two-tensor form is pointwise and arrives as maximum or minimum
+    if call.maybe_axes("other") is not None:  # max and min of two tensors
+        return [broadcast(call, [call.first(), call.axes("other")])]
     chosen = _chosen(call)
-    for d in chosen:
-        call.reduces(call.first()[d])
     if len(call.outputs) > 1 and call.name in ("max", "min", "median", "nanmedian"):
         _freeze_positions(call, chosen)  # the second output holds positions
+        return _reduced(call, chosen)
+    for d in chosen:
+        call.reduces(call.first()[d])
     return _reduced(call, chosen)
 
 
@@ -55,22 +56,31 @@ def _freeze_positions(call: Call, chosen: list[int]) -> None:
 @row("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax", preserves_zero=False)
 def softmax(call: Call) -> Axes:
     axes = call.first()
-    call.reduces(axes[call.arg("dim")])
+    if axes:
+        call.reduces(axes[call.arg("dim")])
     return axes
 
 
-@row("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", preserves_zero=False)
-def cumulative(call: Call) -> list[Axes]:
+@row("cumsum", "cumprod", "logcumsumexp", preserves_zero=False)
+def cumulative(call: Call) -> Axes:
+    """Kept positions are summed up in the order that they had."""
     axes = call.first()
-    call.freeze(axes[call.arg("dim")], f"{call.name}() along it")
-    return [axes] * len(call.outputs)
+    if axes:
+        call.reduces(axes[call.arg("dim")])
+    return axes
+
+
+@row("cummax", "cummin", preserves_zero=False)
+def cumulative_extremum(call: Call) -> list[Axes]:
+    _freeze_positions(call, _chosen(call))
+    return [call.first()] * len(call.outputs)
 
 
 @row("sort", "argsort", "topk", "kthvalue", "mode", "msort", preserves_zero=False)
 def order(call: Call) -> list[Axes]:
     """Positions along the dimension trade places by value."""
     axes = call.first()
-    dim = (call.arg("dim", -1) or 0) % len(axes) if axes else 0
+    dim = 0 if call.name == "msort" or not axes else call.arg("dim") % len(axes)
     if axes:
         call.freeze(axes[dim], f"{call.name}() along it")
     result = []
