@@ -8,11 +8,39 @@ from prunus.operators.table import Call, Outputs, broadcast, dims, row
 
 @row("view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten")
 def view(call: Call) -> Axes:
+    if call.arg("dtype") is not None:
+        return _retyped(call)
     sizes = list(call.outputs[0].shape)
     axes = tuple(call.space.regroup(call.first(), sizes))
-    for i, axis in enumerate(axes):
-        call.sized("size", i, axis)
+    if call.name == "unflatten":
+        start = call.arg("dim") % len(call.first())
+        for i in range(len(call.arg("sizes"))):
+            call.sized("sizes", i, axes[start + i])
+    elif call.name != "flatten":
+        for i, axis in enumerate(axes):
+            call.sized("shape" if call.name == "reshape" else "size", i, axis)
     return axes
+
+
+def _retyped(call: Call) -> Axes:
+    """The same bytes as another type: where the last dimension changes its size, it is frozen."""
+    axes, shape = call.first(), call.outputs[0].shape
+    if not axes or axes[-1].size == shape[-1]:
+        return axes
+    call.freeze(axes[-1], "viewed as another type")
+    return (*axes[:-1], call.fresh(shape[-1], "viewed as another type"))
+
+
+@row("view_as_complex", "view_as_complex_copy")
+def view_as_complex(call: Call) -> Axes:
+    axes = call.first()
+    call.freeze(axes[-1], "real and imaginary parts")
+    return axes[:-1]
+
+
+@row("view_as_real", "view_as_real_copy")
+def view_as_real(call: Call) -> Axes:
+    return (*call.first(), call.fresh(2, "real and imaginary parts"))
 
 
 @row("permute")
@@ -46,11 +74,17 @@ def unsqueeze(call: Call) -> Axes:
 @row("squeeze")
 def squeeze(call: Call) -> Axes:
     axes = call.first()
-    chosen = dims(call.arg("dim"), len(axes))
+    chosen = _listed(call, "dim", len(axes))
     return tuple(axis for d, axis in enumerate(axes) if d not in chosen or axis.size != 1)
 
 
-@row("expand", "broadcast_to")
+def _listed(call: Call, name: str, ndim: int) -> list[int]:
+    """Like :func:`dims`, where an empty list means none."""
+    value = call.arg(name)
+    return [] if value == [] else dims(value, ndim)
+
+
+@row("expand", "broadcast_to", preserves_zero=False)
 def expand(call: Call) -> Axes:
     axes = call.first()
     shape = call.outputs[0].shape
@@ -64,7 +98,7 @@ def expand(call: Call) -> Axes:
     return tuple(result)
 
 
-@row("repeat")
+@row("repeat", preserves_zero=False)
 def repeat(call: Call) -> Axes:
     repeats = call.arg("repeats")
     axes = (UNIT,) * (len(repeats) - len(call.first())) + call.first()
@@ -102,9 +136,9 @@ def split(call: Call) -> list[Axes]:
     dim = call.arg("dim") % len(axes)
     sizes = [out.shape[dim] for out in call.outputs]
     pieces = call.space.cut(axes[dim], sizes)
-    if "with_sizes" in call.name:
+    if "with_sizes" in call.name or isinstance(call.arg("split_size"), list | tuple):
         for i, piece in enumerate(pieces):
-            call.sized("split_sizes", i, piece)
+            call.sized("split_sizes" if "with_sizes" in call.name else "split_size", i, piece)
     elif "chunk" not in call.name and call.name != "tensor_split":
         call.sized("split_size", None, pieces[0])
     return [(*axes[:dim], piece, *axes[dim + 1 :]) for piece in pieces]
@@ -158,7 +192,7 @@ def _strided(call: Call, axis: Axis, start: int, step: int, size: int) -> Axis:
     return call.fresh(size, reason)
 
 
-@row("constant_pad_nd")
+@row("constant_pad_nd", preserves_zero=False)
 def constant_pad(call: Call) -> Axes:
     """Zeros (or a constant) laid before and after; negative amounts cut off."""
     axes = list(call.first())
@@ -179,11 +213,11 @@ def constant_pad(call: Call) -> Axes:
 @row("flip", "roll", "rot90")
 def reorder(call: Call) -> Axes:
     """Positions trade places along the dimensions: index *i* is no longer index *i*, so they are frozen."""
-    axes = call.first()
-    chosen = dims(call.arg("dims"), len(axes))
+    axes, shape = call.first(), call.outputs[0].shape
+    chosen = _listed(call, "dims", len(axes)) if call.name == "flip" else dims(call.arg("dims"), len(axes))
     for d in chosen:
         call.freeze(axes[d], f"{call.name}() along it")
-    return tuple(axis if d not in chosen else call.fresh(axis.size, f"{call.name}()") for d, axis in enumerate(axes))
+    return tuple(axis if d not in chosen else call.fresh(shape[d], f"{call.name}()") for d, axis in enumerate(axes))
 
 
 @row("as_strided")
@@ -209,21 +243,24 @@ def unfold(call: Call) -> Axes:
     return (*axes, call.fresh(width, "a sliding window"))
 
 
-@row("pixel_shuffle", "pixel_unshuffle", "space_to_depth")
+@row("pixel_shuffle")
 def pixel_shuffle(call: Call) -> Axes:
-    """``c * r * r`` channels against ``r`` times the height and width, or back: only *c* can be cut."""
-    axes = call.first()
-    up = call.name == "pixel_shuffle"
-    out = call.outputs[0].shape
-    height, width = (call.fresh(n, "spatial positions") for n in out[-2:])
-    for axis in axes[-2:]:
-        call.freeze(axis, "spatial positions")
-    if up:
-        channels, square = call.space.regroup([axes[-3]], [out[-3], axes[-3].size // out[-3]])
-        call.freeze(square, "pixel shuffle")
-    else:
-        channels = product([axes[-3], call.fresh(out[-3] // axes[-3].size, "pixel unshuffle")])
-    return (*axes[:-3], channels, height, width)
+    """``c * r * r`` channels, *h* and *w* become *c* channels, ``h * r`` and ``w * r``; *r* can't be cut."""
+    axes, r = call.first(), call.arg("upscale_factor")
+    channels, *square = call.space.regroup(axes[-3:-2], [axes[-3].size // (r * r), r, r])
+    for axis in square:
+        call.freeze(axis, "pixel_shuffle()")
+    return (*axes[:-3], channels, *(product(pair) for pair in zip(axes[-2:], square, strict=True)))
+
+
+@row("pixel_unshuffle")
+def pixel_unshuffle(call: Call) -> Axes:
+    """``pixel_shuffle`` backwards."""
+    axes, r = call.first(), call.arg("downscale_factor")
+    (height, a), (width, b) = (call.space.regroup([axis], [axis.size // r, r]) for axis in axes[-2:])
+    for axis in (a, b):
+        call.freeze(axis, "pixel_unshuffle()")
+    return (*axes[:-3], product([axes[-3], a, b]), height, width)
 
 
 @row("channel_shuffle", "native_channel_shuffle")
