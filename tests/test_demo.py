@@ -180,3 +180,16 @@ def test_the_example_is_short_and_runs(tmp_path, monkeypatch, capfd):
     shown = capfd.readouterr().out
     assert "proven" in shown and "small: 14," in shown
     assert {file.name for file in tmp_path.iterdir()} >= {"sensitivity.svg", "small", "dense.onnx", "small.onnx"}
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_example_in_the_readme_runs(name, tmp_path, monkeypatch):
+    text = (EXAMPLE.parent.parent / name).read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    assert len(code.splitlines()) <= 10
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(code.replace("224, 224", "64, 64"), name, "exec"), names)
+    parameters = sum(p.numel() for p in names["small"].parameters())
+    assert f"{parameters / 1e6:.2f} M" in code and "11.69 M" in code
+    assert (tmp_path / "small.onnx").is_file()
