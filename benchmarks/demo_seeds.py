@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -26,6 +27,7 @@ from prunus.train import fit
 
 
 def main(seeds: list[int]) -> int:
+    torch.set_num_threads(1)
     outcomes, longer = [], []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
