@@ -87,8 +87,8 @@ add(
     n(4, 5),
 )
 add("detach_ zero_ requires_grad_", n(4, 5))
-add("full_like fill_ fill", n(4, 5), 2.5, how="Scalar")
-SAMPLES[-3] = Sample("full_like", [n(4, 5), 2.5])
+add("full_like", n(4, 5), 2.5)
+add("fill_ fill", n(4, 5), 2.5, how="Scalar")
 add("empty_like rand_like randn_like", n(4, 5), random=True)
 add("_conj", torch.complex(n(4, 5), n(4, 5)))
 add("normal", n(4, 5), 1.0, how="Tensor_float", random=True)
@@ -107,20 +107,17 @@ add("copy_", n(4, 5), n(5))
 add("copy", n(4, 5), n(4, 5))
 add("rsub", n(4, 5), n(5), how="Tensor")
 add("rsub", n(4, 5), 2, how="Scalar")
-add("add sub mul div atan2_", n(4, 5), p(4, 5), how="Tensor")
-SAMPLES[-1] = Sample("atan2_", [n(4, 5), p(4, 5)])
+add("add sub mul div", n(4, 5), p(4, 5), how="Tensor")
 add("add mul add_ mul_", n(3, 4, 5), p(4, 1), how="Tensor")
 add("add mul", n(4, 1), p(5), how="Tensor")
-add("eq ne lt gt bitwise_and pow", i(3, 4, 5), i(3, 4, 5), how="Scalar")
-for _at in range(-6, 0):
-    _how = "Tensor_Tensor" if SAMPLES[_at].name == "pow" else "Tensor"
-    SAMPLES[_at] = Sample(SAMPLES[_at].name, SAMPLES[_at].args, overload=_how)
-add("maximum minimum atan2 fmod logaddexp logical_and hypot", n(4, 5), n(4, 5))
-SAMPLES[-4] = Sample("fmod", [n(4, 5), p(5)], overload="Tensor")
-add("add mul pow clamp threshold", n(4, 5), 2, how="Scalar")
-SAMPLES[-1] = Sample("threshold", [n(4, 5), 0.1, 2.0])
-SAMPLES[-2] = Sample("clamp", [n(4, 5), -0.5, 0.5])
-SAMPLES[-3] = Sample("pow", [n(4, 5), 2], overload="Tensor_Scalar")
+add("eq ne lt gt bitwise_and", i(3, 4, 5), i(3, 4, 5), how="Tensor")
+add("pow", p(4, 5), n(4, 5), how="Tensor_Tensor")
+add("maximum minimum atan2 atan2_ logaddexp logical_and hypot", n(4, 5), n(4, 5))
+add("fmod", n(4, 5), p(5), how="Tensor")
+add("add mul", n(4, 5), 2, how="Scalar")
+add("pow", n(4, 5), 2, how="Tensor_Scalar")
+add("clamp", n(4, 5), -0.5, 0.5)
+add("threshold", n(4, 5), 0.1, 2.0)
 add("addcmul addcdiv", n(4, 5), n(4, 1), p(5))
 add("where", b(4, 5), n(4, 5), n(5), how="self")
 add("where", b(4, 5), n(4, 5), 0.0, how="ScalarOther")
@@ -180,8 +177,7 @@ add("slice", n(9, 4), 0, -6, -1, how="Tensor")
 add("slice", n(4, 9), 1, 0, 2**63 - 1, how="Tensor")
 add("slice", n(4, 12), 1, 1, 2**63 - 1, 3, how="Tensor")
 add("slice", n(4, 11), 1, 0, 11, 3, how="Tensor")
-add("slice_copy", n(4, 9), 1, 3)
-SAMPLES[-1] = Sample("slice_copy", [n(4, 9), 1, 3], overload="Tensor")
+add("slice_copy", n(4, 9), 1, 3, how="Tensor")
 add("constant_pad_nd", n(4, 5, 6), [1, 2, 3, 0], 7.0)
 add("constant_pad_nd", n(4, 5), [-1, 2])
 add("flip", n(4, 5), [1])
@@ -237,8 +233,6 @@ add("addmv", n(4), n(4, 5), n(5))
 add("linear", n(2, 4, 5), n(3, 5), n(3))
 add("linear", n(4, 5), n(3, 5))
 add("outer ger", n(4), n(5))
-add("einsum", "bi,ij->bj", [n(4, 5), n(5, 3)])
-SAMPLES.pop()  # einsum decomposes into the above
 
 # -- convolution ---------------------------------------------------------------------------------------------------
 
@@ -284,24 +278,24 @@ add("_weight_norm_interface _weight_norm", n(4, 5, 3), p(1, 1, 3), 2)
 
 # -- reduction -----------------------------------------------------------------------------------------------------
 
-for _name in "sum nansum mean nanmean var std var_mean std_mean amax amin logsumexp norm linalg_vector_norm".split():
-    _over = {"sum": "dim_IntList", "mean": "dim", "norm": "ScalarOpt_dim"}.get(_name, "default")
-    _over = "correction" if _name[:3] in ("var", "std") else _over
-    _two = [2] if _name in ("norm", "linalg_vector_norm") else []
-    add(_name, n(4, 5, 3), *_two, [1], how=_over)
-    add(_name, n(4, 5, 3), *_two, [0, -1], how=_over, keepdim=True)
-    SAMPLES[-1] = Sample(_name, [n(4, 5, 3), *_two, [0, -1], *([True] if _two else [])], overload=_over)
-    if not _two:
-        SAMPLES[-1].kwargs["keepdim"] = True
-add("sum mean max min all any prod count_nonzero median nanmedian var std argmax argmin", n(4, 5))
-SAMPLES[-7] = Sample("count_nonzero", [n(4, 5)])
-SAMPLES[-8] = Sample("prod", [p(4, 5)])
+for _names, _how, _order in (
+    ("sum", "dim_IntList", []),
+    ("mean", "dim", []),
+    ("nansum nanmean amax amin logsumexp", "default", []),
+    ("var std var_mean std_mean", "correction", []),
+    ("norm", "ScalarOpt_dim", [2]),
+    ("linalg_vector_norm", "default", [2]),
+):
+    add(_names, n(4, 5, 3), *_order, [1], how=_how)
+    add(_names, n(4, 5, 3), *_order, [0, -1], **({} if _names == "norm" else {"keepdim": True}), how=_how)
+add("norm", n(4, 5, 3), 2, [0, -1], True, how="ScalarOpt_dim")
+add("sum mean max min all any count_nonzero median nanmedian var std argmax argmin", n(4, 5))
+add("prod", p(4, 5))
 add("norm", n(4, 5), how="Scalar")
 add("count_nonzero", n(4, 5), [0], how="dim_IntList")
 add("prod", n(4, 5), 1, how="dim_int")
-add("all any max min median nanmedian", n(4, 5) > 0, 1, how="dim")
-for _at in range(-4, 0):
-    SAMPLES[_at] = Sample(SAMPLES[_at].name, [n(4, 5), 1, True], overload="dim")
+add("all any", n(4, 5) > 0, 1, how="dim")
+add("max min median nanmedian", n(4, 5), 1, True, how="dim")
 add("all any", n(4, 5, 3), [0, 2], how="dims")
 add("max min", n(4, 5), n(5), how="other")
 add("aminmax", n(4, 5), dim=1)
@@ -482,8 +476,8 @@ add("new_empty_strided", n(3), [4, 5], [5, 1], random=True)
 add("empty_strided", [4, 5], [5, 1], random=True)
 add("empty_permuted", [4, 5], [1, 0], random=True)
 add("randint", 7, [4, 5], random=True)
-add("arange range", 0, 7, how="start")
-SAMPLES[-1] = Sample("range", [0, 7])
+add("arange", 0, 7, how="start")
+add("range", 0, 7)
 add("arange hann_window hamming_window eye", 7)
 add("linspace logspace", 0, 1, 5)
 add("tril_indices triu_indices", 4, 5)
