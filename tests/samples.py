@@ -484,6 +484,23 @@ add("tril_indices triu_indices", 4, 5)
 add("scalar_tensor", 2.5)
 add("randperm", 7, random=True)
 
+# -- in-place forms, which share the rows of the plain ones ---------------------------------------------------------
+
+add("t_", n(3, 4))
+add("squeeze_", n(3, 1, 4))
+add("unsqueeze_", n(3, 4), 1)
+add("transpose_", n(3, 4, 5), 0, 1)
+add("as_strided_", n(4, 4), [4, 4], [1, 4])
+add("cumsum_ cumprod_", p(4, 5), 1, ordered=True)
+add("tril_ triu_", n(3, 5, 7))
+add("scatter_add_", n(4, 5), 1, i(5, 4, 3), n(4, 3), known=("frozen", "only sums bear the writes of a zeroed index"))
+add("index_add_", n(4, 5), 1, i(5, 3), n(4, 3), known=("frozen", "only sums bear the writes of a zeroed index"))
+add("index_copy_", n(4, 5), 1, torch.tensor([2, 0, 4]), n(4, 3))
+add("index_fill_", n(4, 5), 1, torch.tensor([2, 0, 4]), 2.0, how="int_Scalar")
+add("index_put_", n(4, 5), [None, torch.tensor([2, 0, 4])], n(4, 3))
+add("addmm_", n(4, 3), n(4, 5), n(5, 3))
+add("baddbmm_", n(6, 4, 3), n(6, 4, 5), n(6, 5, 3))
+
 # -- what isn't run ------------------------------------------------------------------------------------------------
 
 UNREACHABLE = {
