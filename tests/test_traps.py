@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -180,3 +181,20 @@ def test_softmax_scale_is_never_changed() -> None:
         assert (small.heads, small.head_dim) == (2, width), how
         assert tuple(small.qkv.weight.shape) == (3 * 2 * width, 16)
         assert (model.heads, model.head_dim) == (4, 4)
+
+
+@pytest.mark.parametrize("use", [lambda n: 1.0 / n, lambda n: 2.0 * n, math.log2, math.sqrt, lambda n: n**-0.5])
+def test_a_number_made_of_a_size_freezes_it(use: Callable[[int], float]) -> None:
+    """``1.0 / n`` is computed inside Python, where no Size is asked: the small model's run shows the other number."""
+    model, x = Net(lambda x: x * use(x.shape[1])), torch.randn(2, 3, 8, 8)
+    small = prunus.prune(model, x, ratio=0.5)
+    assert small.a.out_channels == 12 and small.b.out_channels == 4
+
+
+def test_a_zero_head_is_not_called_proven() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(3, 4)
+    nn.init.zeros_(model[2].weight)
+    nn.init.zeros_(model[2].bias)
+    with pytest.warns(UserWarning, match="could not be checked: NOT PROVEN: .* zero everywhere"):
+        small = prunus.prune(model, x, ratio=0.5)
+    assert not prunus.prove(model, small, small.prunus_plan, x).ok

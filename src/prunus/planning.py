@@ -116,7 +116,7 @@ def _first_difference(
 ) -> int | None:
     for i, (old, new) in enumerate(zip(expected, found, strict=False)):
         shapes = tuple(tuple(count(graph.space.resolve(a), counts) for a in axes) for axes in old.outputs)
-        if old.name != new.name or shapes != new.outputs:
+        if old.name != new.name or old.numbers != new.numbers or shapes != new.outputs:
             return i
     return None if len(expected) == len(found) else min(len(expected), len(found))
 

@@ -36,20 +36,28 @@ _LOWER = (torch.float32, torch.float16, torch.bfloat16)
 class Proof:
     """The outcome of a proof.
 
+    Where every output of the masked original is zero (a head initialized with zeros), any small model would agree with
+    it: such a proof is *vacuous*, and not ok.
+
     Attributes:
         max_rel_error: the largest ``max|small - masked| / max|masked|`` over all outputs, in fp64.
         ok: whether it is within ``tolerance`` and no operator leaked.
         outputs: how many output tensors were compared.
         leaks: operators that left values in removed positions although they can't make any.
+        vacuous: every output of the masked original is zero.
+        tolerance: what ``max_rel_error`` may be at most.
     """
 
     max_rel_error: float
     ok: bool
     outputs: int
     leaks: tuple[str, ...] = ()
+    vacuous: bool = False
     tolerance: float = TOLERANCE
 
     def __str__(self) -> str:
+        if self.vacuous:
+            return "NOT PROVEN: the masked original's output is zero everywhere, so that there is nothing to compare"
         verdict = "proven" if self.ok else "NOT PROVEN"
         leaks = f"; values in removed positions after {', '.join(self.leaks)}" if self.leaks else ""
         error = f"{self.max_rel_error:.1e} (tolerance {self.tolerance:.0e})"
@@ -82,7 +90,9 @@ def prove(model: nn.Module, small: nn.Module, plan: Plan, args: Any, kwargs: Map
     found = _run(real_copy(small, torch.float64).eval(), inputs, _DoubleMode())
     error = _compare(tensors_in(expected), tensors_in(found))
     leaks = tuple(dict.fromkeys(mode.leaks))
-    return Proof(error, error <= TOLERANCE and not leaks, len(tensors_in(expected)), leaks)
+    outputs = tensors_in(expected)
+    vacuous = not any(bool(out.ne(0).any()) for out in outputs)
+    return Proof(error, error <= TOLERANCE and not leaks and not vacuous, len(outputs), leaks, vacuous)
 
 
 def _as_double(tensor: Tensor) -> Tensor:
@@ -218,7 +228,7 @@ class _MaskMode(TorchDispatchMode):
         if not dirty:
             return result
         row = find(call.name)
-        if row is not None and row.preserves_zero and call.name not in ("expand", "repeat"):
+        if row is not None and row.preserves_zero:
             self.leaks.append(call.name)
         if len(outputs) == 1 and func.is_view:
             result = result.clone()
@@ -234,6 +244,9 @@ class _MaskMode(TorchDispatchMode):
         return torch.from_numpy(np.flatnonzero(~keep_vector(axis, self.keep)))
 
     def _leaks(self, out: Tensor, axes: Axes) -> bool:
+        for d, axis in enumerate(axes):
+            if out.stride(d) == 0 and axis.size > 1 and not self._is_cut(axis):
+                out = out.narrow(d, 0, 1)  # an expanded dimension repeats itself: once is enough
         return any(
             bool(out.index_select(d, self._gone(axis)).ne(0).any()) for d, axis in enumerate(axes) if self._is_cut(axis)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,12 +34,17 @@ def prune(
     Raises:
         InputError, TraceError, NothingToPrune: as :func:`prunus.trace` and :func:`prunus.plan` do.
         PlanError: the proof failed: please report it, with the model.
+
+    Warns:
+        UserWarning: the model's output is zero everywhere, so that there was nothing to prove.
     """
     made = plan(model, args, kwargs, ratio=ratio, importance=importance, scope=scope, keep=keep, round_to=round_to)
     small = made.apply(model)
     if not any(p.is_meta for p in model.parameters()):
         proof = prove(model, small, made, args, kwargs)
-        if not proof.ok:
+        if proof.vacuous:
+            warnings.warn(f"{type(model).__name__} could not be checked: {proof}", stacklevel=2)
+        elif not proof.ok:
             raise PlanError(
                 f"the small {type(model).__name__} failed its proof ({proof}). This is a bug of prunus: nothing is "
                 "returned; please report the model."

@@ -28,6 +28,7 @@ from prunus.sizes.expression import (
 from prunus.sizes.traced import Equation
 
 _SAMPLES = 4
+_LARGE = 1 << 20  # counts are sampled far above any size, so that no equation holds by chance
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class _Solver:
     def _sample(self, equations: list[Equation]) -> None:
         rng = random.Random(0)
         found = dict.fromkeys(a for e in equations for side in (e.left, e.right) for a in self._free(side))
-        self.samples = [{atom: rng.randint(1, atom.size) for atom in found} for _ in range(_SAMPLES)]
+        self.samples = [{atom: rng.randint(1, _LARGE) for atom in found} for _ in range(_SAMPLES)]
 
     def _holds(self, e: Equation) -> bool:
         try:

@@ -153,6 +153,21 @@ class Size(int):
     def _note_number(self) -> None:
         self.ledger.number(self.expr, int.__int__(self))
 
+    def _unseen(name: str) -> Any:  # type: ignore[misc]
+        """An operation whose result keeps no provenance: the size is used as a number."""
+        plain = getattr(int, name)
+
+        def operation(self: Size, *others: Any) -> Any:
+            self._note_number()
+            return plain(self, *others)
+
+        return operation
+
+    __abs__, __lshift__, __rlshift__ = _unseen("__abs__"), _unseen("__lshift__"), _unseen("__rlshift__")
+    __rshift__, __rrshift__, __and__ = _unseen("__rshift__"), _unseen("__rrshift__"), _unseen("__and__")
+    __rand__, __divmod__, __rdivmod__ = _unseen("__rand__"), _unseen("__divmod__"), _unseen("__rdivmod__")
+    __or__, __ror__, __xor__, __rxor__ = _unseen("__or__"), _unseen("__ror__"), _unseen("__xor__"), _unseen("__rxor__")
+
     def __truediv__(self, other: Any) -> Any:
         self._note_number()
         return int.__truediv__(self, other)

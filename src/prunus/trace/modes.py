@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -32,10 +33,11 @@ class ValuesNeeded(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One operator call of a run: its name, and the module it ran in."""
+    """One operator call of a run: its name, the module it ran in, and the plain numbers it was given."""
 
     name: str
     module: str
+    numbers: tuple[float, ...]
     outputs: tuple[Any, ...]  # axes when learning, shapes when recording
 
 
@@ -63,7 +65,7 @@ class RunMode(TorchDispatchMode):
             result = self._run(func, args, kwargs)
         outputs = [out for out in _flat(result) if isinstance(out, Tensor)]
         learned = self.learn(func, args, kwargs, outputs)
-        self.records.append(Record(func._schema.name, self.modules[-1], learned))
+        self.records.append(Record(func._schema.name, self.modules[-1], _numbers(func, args), learned))
         return result
 
     # -- running without values ----------------------------------------------------------------------------------
@@ -120,6 +122,18 @@ class RunMode(TorchDispatchMode):
             shadow = shadows.get(id(out))
             if shadow is not None:
                 self._stale.add(_storage(shadow))
+
+
+@cache
+def _number_places(func: OpOverload) -> tuple[int, ...]:
+    """The positions of the arguments that are numbers, or tensors for which a number may stand."""
+    wanted = ("number", "float", "Tensor", "Optional[number]", "Optional[float]")
+    return tuple(i for i, p in enumerate(func._schema.arguments) if str(p.type) in wanted)
+
+
+def _numbers(func: OpOverload, args: Any) -> tuple[float, ...]:
+    given = (args[i] for i in _number_places(func) if i < len(args))
+    return tuple(n for n in given if isinstance(n, int | float) and n == n)
 
 
 def _storage(tensor: Tensor) -> int:

@@ -206,7 +206,7 @@ def run_under(
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
     """Afterwards every attribute and buffer of the modules is what it was: what ``forward`` cached is forgotten."""
-    stores = [store for m in model.modules() for store in (m.__dict__, m._buffers, m._parameters)]
+    stores: list[Any] = [store for m in model.modules() for store in (m.__dict__, m._buffers, m._parameters)]
     saved = [{k: copy.copy(v) if type(v) in (dict, list, set) else v for k, v in s.items()} for s in stores]
     try:
         yield
