@@ -306,3 +306,20 @@ def test_outputs_of_any_shape_and_keyword_inputs() -> None:
 
     small = prunus.prune(Many(), (), {"x": torch.randn(2, 4)}, ratio=0.5)
     assert small.a.out_features == 4
+
+
+def test_a_closure_that_holds_a_module_is_named() -> None:
+    """A deep copy doesn't reach into functions: the copy would compute with the original's weights."""
+
+    class Closure(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+            a = self.a
+            self.first = lambda x: a(x).relu()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.first(x))
+
+    with pytest.raises(InputError, match="still uses the original's 'a.weight': some function, lambda or closure"):
+        prunus.prune(Closure(), torch.randn(2, 4))

@@ -132,6 +132,7 @@ class _Learned:
     outputs: tuple[Axes, ...]
     statistics: tuple[Axis, ...]
     sizes: tuple[tuple[str, int | None, Axis], ...]
+    strides: tuple[tuple[int, ...], ...]
 
 
 def _learn(model: nn.Module, plan: Plan, args: Any, kwargs: Any) -> tuple[list[_Learned], dict[Atom, Keep]]:
@@ -163,7 +164,8 @@ class _LearnMode(AxisMode):
         inputs = tuple(self.axes_of(t) for t in call.tensors())
         outputs = tuple(self.axes_of(t) for t in call.outputs)
         statistics, sizes = tuple(call.statistics), tuple(call.sizes)
-        self.learned.append(_Learned(call.name, inputs, outputs, statistics, sizes))
+        strides = tuple(t.stride() for t in call.outputs)
+        self.learned.append(_Learned(call.name, inputs, outputs, statistics, sizes, strides))
 
 
 def _keep_of_atoms(tensors: Mapping[str, Axes], plan: Plan) -> dict[Atom, Keep]:
@@ -220,6 +222,8 @@ class _MaskMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = _doubled(kwargs)
         call = next(self.calls)
+        if call.name != func._schema.name.split("::")[1]:
+            raise PlanError(f"the masked original runs {func._schema.name} where the original runs {call.name}.")
         if any(self._is_cut(axis) for axis in call.statistics):
             return self._over_kept(func, args, kwargs, call)
         result = func(*args, **kwargs)
@@ -231,7 +235,7 @@ class _MaskMode(TorchDispatchMode):
         if row is not None and row.preserves_zero:
             self.leaks.append(call.name)
         if len(outputs) == 1 and func.is_view:
-            result = result.clone()
+            result = _laid_out(result, call.strides[0])
             dirty = [(result, call.outputs[0])]
         for out, axes in dirty:
             self._zero(out, axes)
@@ -267,7 +271,8 @@ class _MaskMode(TorchDispatchMode):
             _set_size(func, small, named, name, at, count(axis, self.counts))
         result = func(*small, **named)
         leaves, spec = pytree.tree_flatten(result)
-        return pytree.tree_unflatten([self._spread(t, a) for t, a in zip(leaves, call.outputs, strict=True)], spec)
+        full = [self._spread(t, axes) for t, axes in zip(leaves, call.outputs, strict=True)]
+        return pytree.tree_unflatten([_laid_out(t, s) for t, s in zip(full, call.strides, strict=True)], spec)
 
     def _shrunk(self, value: Any, waiting: list[Axes]) -> Any:
         if isinstance(value, list | tuple):
@@ -287,6 +292,13 @@ class _MaskMode(TorchDispatchMode):
                 where = torch.from_numpy(np.flatnonzero(keep_vector(axis, self.keep)))
                 tensor = tensor.new_zeros(shape).index_copy_(d, where, tensor)
         return tensor
+
+
+def _laid_out(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """A copy in the memory layout that the original's tensor had, so that the same operators follow."""
+    if 0 in stride:  # expanded: no layout of distinct values
+        return tensor.clone()
+    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype).copy_(tensor)
 
 
 def _set_size(func: Any, args: list[Any], kwargs: dict[str, Any], name: str, at: int | None, size: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,7 +13,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.axes import Axes, Space
-from prunus.errors import PrunusError
+from prunus.errors import InputError, PrunusError
 from prunus.operators import Call, find, unsupported
 from prunus.trace.inference import infer
 from prunus.trace.standins import AXES, NAME, SHADOW, SHADOW_LIMIT, meta_like, set_mark, shadow_of
@@ -49,6 +49,7 @@ class RunMode(TorchDispatchMode):
         self.real = real
         self.records: list[Record] = []
         self.modules: list[str] = [""]
+        self.originals: Mapping[int, str] = {}  # the user's own tensors, by id: a copy must not reach them
         self._foreign: dict[int, tuple[Tensor, Tensor]] = {}
         self._stale: set[int] = set()
 
@@ -72,6 +73,7 @@ class RunMode(TorchDispatchMode):
 
     def _stand_in(self, value: Any) -> Any:
         if isinstance(value, Tensor) and not value.is_meta:
+            self.check_foreign(value)
             if id(value) not in self._foreign:
                 self._foreign[id(value)] = (value, meta_like(value, shadow=True))
             return self._foreign[id(value)][1]
@@ -80,6 +82,15 @@ class RunMode(TorchDispatchMode):
         if isinstance(value, torch.device):
             return torch.device("meta")
         return value
+
+    def check_foreign(self, tensor: Tensor) -> None:
+        """Raise InputError if a copy of the model reaches into the original, through a function that holds a module."""
+        name = self.originals.get(id(tensor))
+        if name is not None:
+            raise InputError(
+                f"a copy of the model still uses the original's {name!r}: some function, lambda or closure in it holds "
+                "a module or a parameter. Let the module that uses it own it (self.layer = ...), as copies then do."
+            )
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tensors = [t for t in _flat((args, tuple(kwargs.values()))) if isinstance(t, Tensor)]
@@ -175,6 +186,7 @@ class AxisMode(RunMode):
         if axes is None:
             axes = self._constants.get(id(tensor), (tensor, None))[1]
         if axes is None:
+            self.check_foreign(tensor)
             axes = tuple(
                 self.space.fresh(n, "a constant tensor made outside the model's parameters") for n in tensor.shape
             )

@@ -115,6 +115,7 @@ class _Tracer:
 
     def _run(self, training: bool) -> Run:
         mode = AxisMode(self.space, self.real)
+        mode.originals = {id(t): name for name, t in named_tensors(self.model).items()}
         self.modes.append(mode)
         self.copy.train(training)
         with traced_attributes(self.copy, self.ledger) as values:
