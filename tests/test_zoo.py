@@ -53,6 +53,10 @@ def test_a_vision_transformer_loses_heads_and_width_together() -> None:
         attention = block.self_attention
         assert (attention.num_heads, attention.embed_dim, attention.head_dim) == (2, 32, 16)
     assert small.hidden_dim == 32
+    graph = prunus.trace(model, torch.randn(2, 3, 64, 64))
+    followers = [g.name for g in graph.free if g.atom in graph.sizes.followers]
+    with pytest.raises(prunus.InputError, match="has no ratio of its own, its count follows .*self_attention"):
+        prunus.plan(graph, ratio={followers[0]: 0.5})
 
 
 def test_kept_values_are_found_in_the_small_model_where_the_plan_says() -> None:

@@ -62,8 +62,12 @@ def _rounded(n: int, step: int, size: int) -> int:
 def _from_table(graph: Graph, groups: Iterable[Group], table: Mapping[str, float]) -> dict[Atom, int]:
     for name, ratio in table.items():
         check_ratio(ratio)
-        if graph.group(name).frozen is not None:
-            raise InputError(f"group {name!r} can't be cut: {graph.group(name).frozen}.")
+        group = graph.group(name)
+        if group.frozen is not None:
+            raise InputError(f"group {name!r} can't be cut: {group.frozen}.")
+        if group.atom in graph.sizes.followers:
+            sources = [g.name for g in graph.groups if g.atom in set(leaves(graph.sizes.followers[group.atom]))]
+            raise InputError(f"group {name!r} has no ratio of its own, its count follows {', '.join(sources)}.")
     return {g.atom: g.size - int(table.get(g.name, 0.0) * g.size) for g in groups}
 
 
