@@ -135,18 +135,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)  # on a shared machine several threads wait for each other
     results = []
-    for result in run(options.names or names(), not options.quick):
-        results.append(result)
-        print(
-            f"{result.name:<24} left {result.left:.3f}  error {result.error:.1e}  {result.seconds:.2f} s  {result.why}",
-            flush=True,
-        )
+    head = "# Coverage\n\nWritten by `make zoo`: trace, halve every free atom, apply, prove. No hints are given.\n\n"
+    for r in run(options.names or names(), not options.quick):
+        results.append(r)
+        print(f"{r.name:<24} left {r.left:.3f}  error {r.error:.1e}  {r.seconds:.2f} s  {r.why}", flush=True)
+        if options.write:
+            options.write.write_text(head + table(results) + "\n")
     print(table(results).splitlines()[0])
-    if options.write:
-        head = (
-            "# Coverage\n\nWritten by `make zoo`: trace, halve every free atom, apply, prove. No hints are given.\n\n"
-        )
-        options.write.write_text(head + table(results) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,22 @@ from torch import nn
 import prunus
 from benchmarks.zoo import Result, check, names, randomize, table
 
-SAMPLE = (
-    "convnext_tiny densenet121 efficientnet_b0 googlenet mnasnet0_5 mobilenet_v2 mobilenet_v3_small regnet_x_400mf "
-    "resnet18 resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_1 swin_t"
-).split()
+# With the part of the parameters that is left when every free atom is halved: more means that something is frozen.
+SAMPLE = {
+    "convnext_tiny": 0.27,
+    "densenet121": 0.29,
+    "efficientnet_b0": 0.33,
+    "googlenet": 0.32,
+    "mnasnet0_5": 0.41,
+    "mobilenet_v2": 0.35,
+    "mobilenet_v3_small": 0.36,
+    "regnet_x_400mf": 0.17,
+    "resnet18": 0.27,
+    "resnext50_32x4d": 0.18,
+    "shufflenet_v2_x0_5": 0.46,
+    "squeezenet1_1": 0.36,
+    "swin_t": 0.27,
+}
 TIMM = (
     "mobileone_s0 ghostnet_050 lcnet_050 efficientvit_m0 mobilevit_xxs poolformer_s12 levit_128s tinynet_e "
     "convnextv2_atto vit_tiny_patch16_224 gmlp_ti16_224 mixer_s32_224 crossvit_tiny_240 repvit_m0_9"
@@ -25,7 +37,7 @@ TIMM = (
 def test_torchvision(name: str) -> None:
     result = check(name)
     assert result.ok, result
-    assert result.left <= 0.5, result
+    assert result.left <= SAMPLE.get(name, 0.5), result
 
 
 @pytest.mark.slow

@@ -222,11 +222,12 @@ def reorder(call: Call) -> Axes:
 
 @row("as_strided")
 def as_strided(call: Call) -> Outputs:
-    """Only the trivial form, the same shape and strides, keeps its axes."""
-    tensor, axes = call.args[0], call.first()
-    same = tuple(call.arg("size")) == tuple(tensor.shape) and tuple(call.arg("stride")) == tensor.stride()
-    same = same and call.name == "as_strided"  # the in-place form has already changed its tensor
-    if same and call.arg("storage_offset") in (None, tensor.storage_offset()):
+    """Only the trivial form, the same shape and the same strides wherever they matter, keeps its axes."""
+    axes, size, offset = call.first(), list(call.arg("size")), call.arg("storage_offset")
+    before = call.strides if call.name.endswith("_") else call.args[0].stride()  # in place, it has already changed
+    same = before is not None and size == [axis.size for axis in axes]
+    same = same and all(n == 1 or a == b for n, a, b in zip(size, call.arg("stride"), before or (), strict=True))
+    if same and offset in (None, call.args[0].storage_offset()):
         return axes
     for axis in axes:
         call.freeze(axis, "as_strided() over it")

@@ -56,6 +56,7 @@ class Call:
     Attributes:
         outputs: the tensors that the call returned, in order.
         sizes: (argument name, position in it or None, axis): integers that are the size of an axis.
+        strides: those of the first argument before the call, where the operator changes them in place.
         statistics: axes over which the operator takes statistics; after a cut they are taken over the kept indices.
     """
 
@@ -65,6 +66,7 @@ class Call:
     kwargs: dict[str, Any]
     outputs: list[Tensor]
     axes_of: Callable[[Tensor], Axes]
+    strides: tuple[int, ...] | None = None
     sizes: list[tuple[str, int | None, Axis]] = field(default_factory=list)
     statistics: list[Axis] = field(default_factory=list)
 

@@ -48,6 +48,7 @@ class RunMode(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.real = real
         self.records: list[Record] = []
+        self.strides: tuple[int, ...] | None = None
         self.modules: list[str] = [""]
         self.originals: Mapping[int, str] = {}  # the user's own tensors, by id: a copy must not reach them
         self._foreign: dict[int, tuple[Tensor, Tensor]] = {}
@@ -58,6 +59,7 @@ class RunMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        self.strides = args[0].stride() if func is torch.ops.aten.as_strided_.default else None
         if self.real:
             result = func(*args, **kwargs)
         else:
@@ -194,7 +196,7 @@ class AxisMode(RunMode):
         return tuple(self.space.resolve(axis) for axis in axes)
 
     def learn(self, func: OpOverload, args: Any, kwargs: dict[str, Any], outputs: list[Tensor]) -> tuple[Any, ...]:
-        call = Call(self.space, func, args, kwargs, outputs, self.axes_of)
+        call = Call(self.space, func, args, kwargs, outputs, self.axes_of, self.strides)
         for tensor in call.tensors():
             name = tensor.__dict__.get(NAME)
             if name is not None:
