@@ -156,8 +156,7 @@ def _ints(args: Any, kwargs: dict[str, Any], *names: str) -> list[Any]:
 
 @handles("view reshape expand broadcast_to new_zeros new_ones new_empty new_full")
 def _reshaped(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Any) -> None:
-    what = "is reshaped" if isinstance(result, Tensor) else ""
-    _match(mode, _ints(args[1:], kwargs, "size", "shape"), result, what)
+    _match(mode, _ints(args[1:], kwargs, "size", "shape"), result, "is reshaped")
 
 
 @handles("zeros ones empty full rand randn")

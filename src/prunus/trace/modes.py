@@ -203,6 +203,8 @@ class AxisMode(RunMode):
                 self.reached.add(name)
         row = find(call.name) if func.namespace in ("aten", "prims") else None
         result = row.rule(call) if row is not None else None
+        if not outputs:  # a value is read: no axes are related
+            result = []
         if result is None:
             self.unsupported.setdefault(func._schema.name, self.modules[-1])
             result = unsupported(call)
