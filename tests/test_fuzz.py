@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import prunus
-from benchmarks.zoo import randomize
+from benchmarks.zoo.case import randomize
 
 COUNT = int(os.environ.get("PRUNUS_FUZZ", "150"))
 Step = Callable[[Tensor], Tensor]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import prunus
-from benchmarks.zoo import randomize
+from benchmarks.zoo.case import randomize
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 transformers = pytest.importorskip("transformers")

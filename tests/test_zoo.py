@@ -9,41 +9,32 @@ import torchvision
 from torch import nn
 
 import prunus
-from benchmarks.zoo import Result, check, names, randomize, table
+from benchmarks.zoo.case import Case, randomize
+from benchmarks.zoo.judge import check
+from benchmarks.zoo.zoos import find
 
-# With the part of the parameters that is left when every free atom is halved: more means that something is frozen.
-SAMPLE = {
-    "convnext_tiny": 0.27,
-    "densenet121": 0.29,
-    "efficientnet_b0": 0.33,
-    "googlenet": 0.32,
-    "mnasnet0_5": 0.41,
-    "mobilenet_v2": 0.35,
-    "mobilenet_v3_small": 0.36,
-    "regnet_x_400mf": 0.17,
-    "resnet18": 0.27,
-    "resnext50_32x4d": 0.18,
-    "shufflenet_v2_x0_5": 0.46,
-    "squeezenet1_1": 0.36,
-    "swin_t": 0.27,
-}
+ALL = list(find())
 TIMM = (
     "mobileone_s0 ghostnet_050 lcnet_050 efficientvit_m0 mobilevit_xxs poolformer_s12 levit_128s tinynet_e "
     "convnextv2_atto vit_tiny_patch16_224 gmlp_ti16_224 mixer_s32_224 crossvit_tiny_240 repvit_m0_9"
 ).split()
 
 
-@pytest.mark.parametrize("name", SAMPLE)
-def test_torchvision(name: str) -> None:
-    result = check(name)
-    assert result.ok, result
-    assert result.left <= SAMPLE.get(name, 0.5), result
+def judged(case: Case) -> None:
+    outcome = check(case)
+    assert outcome.ok, outcome
+    assert outcome.left <= case.left, outcome
+
+
+@pytest.mark.parametrize("case", [c for c in ALL if c.sample], ids=lambda c: f"{c.zoo}-{c.name}")
+def test_sample(case: Case) -> None:
+    judged(case)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(names()) - set(SAMPLE)))
-def test_all_of_torchvision(name: str) -> None:
-    test_torchvision(name)
+@pytest.mark.parametrize("case", [c for c in ALL if not c.sample], ids=lambda c: f"{c.zoo}-{c.name}")
+def test_all(case: Case) -> None:
+    judged(case)
 
 
 @pytest.mark.parametrize("name", TIMM)
@@ -85,12 +76,6 @@ def test_kept_values_are_found_in_the_small_model_where_the_plan_says() -> None:
             rows = found.amax(others) if others else found
             assert rows.nonzero().flatten().tolist() == list(kept), name
         assert int(found.sum()) == new.numel()
-
-
-def test_the_table_counts_what_failed() -> None:
-    good = Result("a", 0.1, 0.3, 1e-15, 1, 2, "")
-    bad = Result("b", 0.1, 0.3, 1e-3, 1, 2, "")
-    assert "1 of 2 models proven" in table([good, bad])
 
 
 def test_parameters_that_are_functional() -> None:

@@ -1,0 +1,11 @@
+"""Cases of the zoo: timm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from benchmarks.zoo.case import Case
+
+
+def cases() -> Iterator[Case]:
+    yield from ()
