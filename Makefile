@@ -34,11 +34,14 @@ format: .venv/.ready
 test: lint
 	.venv/bin/pytest -n 2 -m "not slow and not gpu"
 
-zoo: .venv/.ready
-	$(PY) -m benchmarks.zoo --write docs/coverage.md
+zoo: .bench-peers/torch_pruning
+	PYTHONPATH=.bench-peers $(PY) -m benchmarks.zoo --peer --onnx --results zoo-results.jsonl --write docs/coverage.md
 
-bench: .venv/.ready
+# A peer to be measured beside, never a dependency.
+.bench-peers/torch_pruning: .venv/.ready
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-peers torch-pruning==1.6.1
+
+bench: .bench-peers/torch_pruning
 	PYTHONPATH=.bench-peers $(PY) -m benchmarks.speed
 
 clean:

@@ -1,28 +1,61 @@
 """Judge the models of the zoo, and write docs/coverage.md.
 
-    python -m benchmarks.zoo [NAME ...] [--zoo ZOO]
+    python -m benchmarks.zoo [NAME ...] [--zoo ZOO] [--peer] [--onnx] [--results FILE] [--write docs/coverage.md]
 
-Every free atom is halved; see judge.py for how the result is judged.
+With ``--results`` every outcome is appended to a JSON-lines file, and what is there isn't done again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 
 import torch
 
-from benchmarks.zoo.judge import check
-from benchmarks.zoo.zoos import find
+from benchmarks.zoo.contenders import CONTENDERS
+from benchmarks.zoo.coverage import page
+from benchmarks.zoo.isolate import check_apart
+from benchmarks.zoo.judge import Outcome
+from benchmarks.zoo.zoos import ZOOS, find
+
+LIMIT = {"prunus": 900.0, "Torch-Pruning": 60.0}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--zoo")
+    parser.add_argument("--zoo", choices=ZOOS)
+    parser.add_argument("--peer", action="store_true", help="Torch-Pruning too (make bench installs it)")
+    parser.add_argument("--only-peer", action="store_true")
+    parser.add_argument("--onnx", action="store_true", help="export too, and compare in ONNX Runtime")
+    parser.add_argument("--results", type=Path)
+    parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(1)  # on a shared machine several threads wait for each other
+    torch.set_num_threads(1)
+    outcomes = read(options.results)
+    contenders = list(CONTENDERS)[options.only_peer : 2 if options.peer or options.only_peer else 1]
     for case in find(options.names, options.zoo):
-        print(check(case), flush=True)
+        for contender in contenders:
+            if (case.zoo, case.name, contender) in outcomes or (case.refused and contender != "prunus"):
+                continue
+            outcome = check_apart(case, contender, options.onnx and contender == "prunus", LIMIT[contender])
+            outcomes[case.zoo, case.name, contender] = outcome
+            print(outcome, flush=True)
+            if options.results:
+                with options.results.open("a") as file:
+                    file.write(outcome.to_json() + "\n")
+    ours = [o for o in outcomes.values() if o.contender == "prunus"]
+    print(f"{sum(o.right for o in ours)} of {len(ours)} right, {sum(o.ok for o in ours)} of them with enough gone")
+    if options.write:
+        options.write.write_text(page(list(outcomes.values())))
+
+
+def read(path: Path | None) -> dict[tuple[str, str, str], Outcome]:
+    """The outcomes that a results file holds; the last of each."""
+    lines = path.read_text().splitlines() if path and path.exists() else []
+    found = [Outcome(**json.loads(line)) for line in lines]
+    return {(o.zoo, o.name, o.contender): o for o in found}
 
 
 if __name__ == "__main__":

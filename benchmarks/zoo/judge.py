@@ -1,61 +1,141 @@
-"""Cut one model, and judge the result."""
+"""Cut one model, and judge the result by value."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+import copy
+import json
+import tempfile
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import prunus
-from benchmarks.zoo.case import Case
+from benchmarks.zoo.case import Case, Example
+from benchmarks.zoo.contenders import CONTENDERS
+from benchmarks.zoo.values import NotFoundError, difference, find_kept, make_distinct, reference, run
 
 TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one model: ``left`` is the part of the parameters that stays, ``error`` relative in fp64."""
+    """What came of one model.
+
+    Attributes:
+        seconds: for analysis, plan and cut.
+        left: the part of the parameters that stays.
+        error: of the small model against the reference, in fp64, relative.
+        onnx: "" if it wasn't tried, "ok", "not exportable" (the uncut isn't either), or what went wrong.
+        why: what went wrong, or what holds the largest part of what stayed.
+        wanted: the part of the parameters that may be left.
+    """
 
     zoo: str
     name: str
+    contender: str = "prunus"
     seconds: float = 0.0
     left: float = 1.0
     error: float = float("inf")
+    onnx: str = ""
     why: str = ""
+    wanted: float = 0.6
+
+    @property
+    def right(self) -> bool:
+        """The small model computes what the masked original computes."""
+        return self.error <= TOLERANCE
 
     @property
     def ok(self) -> bool:
-        return self.error <= TOLERANCE
+        """It is right, and enough is gone."""
+        return self.right and self.left <= self.wanted
 
     def __str__(self) -> str:
-        figures = f"left {self.left:.3f}  error {self.error:.1e}  {self.seconds:.2f} s"
-        return f"{self.zoo:<12} {self.name:<32} {figures}  {self.why}"
+        figures = f"left {self.left:.3f}  error {self.error:.1e}  {self.seconds:6.2f} s"
+        return f"{self.contender:<14} {self.zoo:<12} {self.name:<32} {figures}  {self.onnx}  {self.why}".rstrip()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
 
 
-def check(case: Case) -> Outcome:
-    """Halve everything that is free in one model, and prove the result."""
+def check(case: Case, contender: str = "prunus", onnx: bool = False) -> Outcome:
+    """Halve everything that is free in one model, and judge the result."""
+    who = (case.zoo, case.name, contender)
     example = case.make()
-    model, args, kwargs = example.model, example.args, example.kwargs
-    start = time.perf_counter()
+    if case.refused:
+        return _refused(case, example, contender)
+    example = _in(example, torch.float64)
+    make_distinct(example.model)
+    original = copy.deepcopy(example.model)
     try:
-        graph = prunus.trace(model, args, kwargs)
-        plan = prunus.plan(graph, ratio=0.5, importance="random")
-        small = plan.apply(model)
-        seconds = time.perf_counter() - start
-        proof = prunus.prove(model, small, plan, args, kwargs)
-    except (prunus.PrunusError, RuntimeError) as error:
-        return Outcome(case.zoo, case.name, why=f"{type(error).__name__}: {error}")
-    before, after = (sum(p.numel() for p in m.parameters()) for m in (model, small))
+        small, seconds, why = CONTENDERS[contender](example)
+    except Exception as error:  # noqa: BLE001 - whatever a contender raises is its outcome
+        return Outcome(*who, why=_said(error), wanted=case.left)
+    before, after = (sum(p.numel() for p in m.parameters()) for m in (original, small))
     left = after / before
-    error = float("inf") if proof.leaks or proof.vacuous else proof.max_rel_error
-    return Outcome(case.zoo, case.name, seconds, left, error, _why(graph, left))
+    why = (case.why or why) if left > 0.6 else ""
+    try:
+        error, remark = _error(original, small.eval(), example), ""
+    except NotFoundError as problem:
+        error, remark = float("inf"), str(problem)
+    except Exception as problem:  # noqa: BLE001 - a small model that doesn't run
+        error, remark = float("inf"), _said(problem)
+    if contender != "prunus" and error <= TOLERANCE:
+        seconds = CONTENDERS[contender](_in(case.make(), torch.float32))[1]  # its own work depends on the precision
+    exported = _exported(original, small, example) if onnx else ""
+    return Outcome(*who, seconds, left, error, exported, remark or why, case.left)
 
 
-def _why(graph: prunus.Graph, left: float) -> str:
-    """Where less than half goes: what holds most of the parameters that could not be cut."""
-    if left <= 0.5:
-        return ""
-    reasons: dict[str, int] = {}
-    for group in graph.groups:
-        if group.frozen and not group.frozen.startswith(("a model", "a convolution's")):
-            reasons[group.frozen] = reasons.get(group.frozen, 0) + group.size * len(group.members)
-    return max(reasons, key=lambda r: reasons[r]) if reasons else ""
+def _in(example: Example, dtype: torch.dtype) -> Example:
+    """A copy of the example in that precision."""
+
+    def cast(t: Tensor) -> Tensor:
+        return t.to(dtype) if t.is_floating_point() else t.clone()
+
+    args, kwargs = pytree.tree_map_only(Tensor, cast, (example.args, dict(example.kwargs)))
+    return Example(copy.deepcopy(example.model).to(dtype), args, kwargs)
+
+
+def _error(original: nn.Module, small: nn.Module, example: Example) -> float:
+    masked = reference(original, small, find_kept(original, small))
+    expected = run(masked, example.args, example.kwargs)
+    return difference(expected, run(small, example.args, example.kwargs))
+
+
+def _refused(case: Case, example: Example, contender: str) -> Outcome:
+    """A model that can't be cut: prunus must say so, in these words."""
+    try:
+        CONTENDERS[contender](example)
+    except prunus.PrunusError as error:
+        if case.refused in str(error):
+            return Outcome(case.zoo, case.name, contender, error=0.0, why=f"refused: {error}", wanted=1.0)
+        return Outcome(case.zoo, case.name, contender, why=f"refused for another reason: {error}", wanted=1.0)
+    except Exception as error:  # noqa: BLE001 - a crash is no refusal
+        return Outcome(case.zoo, case.name, contender, why=_said(error), wanted=1.0)
+    return Outcome(case.zoo, case.name, contender, why="not refused", wanted=1.0)
+
+
+def _exported(original: nn.Module, small: nn.Module, example: Example) -> str:
+    """Export both in fp32, with the parity check of prunus.export."""
+    verdicts = []
+    for model in (original, small):
+        single = _in(Example(model, example.args, example.kwargs), torch.float32)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                prunus.export(single.model, single.args, Path(folder) / "model.onnx", kwargs=single.kwargs)
+            verdicts.append("ok")
+        except Exception as error:  # noqa: BLE001 - exporters raise all kinds
+            verdicts.append(_said(error))
+    if verdicts[0] != "ok":
+        return "ok, but not the uncut" if verdicts[1] == "ok" else f"not exportable uncut: {verdicts[0]}"
+    return verdicts[1]
+
+
+def _said(error: BaseException) -> str:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {text} ({Path(where.filename).name}:{where.lineno})"

@@ -1,0 +1,35 @@
+"""Judge a case in a process of its own, so that a crash, a leak or an endless analysis stays there."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.connection import Connection
+
+import torch
+
+from benchmarks.zoo.case import Case
+from benchmarks.zoo.judge import Outcome, check
+
+
+def check_apart(case: Case, contender: str, onnx: bool, limit: float) -> Outcome:
+    """``check`` in a forked process that is stopped after ``limit`` seconds."""
+    context = multiprocessing.get_context("fork")  # what is imported needn't be imported again
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(theirs, case, contender, onnx))
+    process.start()
+    theirs.close()
+    try:
+        if ours.poll(limit):
+            return ours.recv()
+        why = f"did not end within {limit:.0f} s"
+    except EOFError:
+        why = "the process died"
+    finally:
+        process.kill()
+        process.join()
+    return Outcome(case.zoo, case.name, contender, why=why, wanted=case.left)
+
+
+def _work(pipe: Connection, case: Case, contender: str, onnx: bool) -> None:
+    torch.set_num_threads(1)  # on a shared machine several threads wait for each other
+    pipe.send(check(case, contender, onnx))
