@@ -1,0 +1,68 @@
+"""What halving every width brings on a GPU: images per second of the dense and the small model, in turns.
+
+    python -m benchmarks.gpu
+
+bf16, channels last for convolutions, eager and torch.compile, batch 64. Ratios are medians of paired rounds.
+"""
+
+from __future__ import annotations
+
+import torch
+import torchvision
+from torch import nn
+
+import prunus
+from prunus.deploy.measure import measure, speedup, torch_runner
+
+MODELS = ("resnet50", "mobilenet_v2", "convnext_tiny", "vit_b_16", "swin_t")
+BATCH = 64
+
+
+def small_of(model: nn.Module, ratio: float, round_to: int) -> nn.Module:
+    x = torch.randn(1, 3, 224, 224)
+    return prunus.plan(model, x, ratio=ratio, importance="random", round_to=round_to).apply(model)
+
+
+def row(name: str, compiled: bool) -> str:
+    torch.manual_seed(0)
+    dense = torchvision.models.get_model(name, weights=None).eval()
+    x = torch.randn(BATCH, 3, 224, 224, device="cuda", dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    models = {"dense": dense, "small": small_of(dense, 0.5, 1), "rounded": small_of(dense, 0.5, 8)}
+    macs = {k: prunus.profile(m, torch.randn(1, 3, 224, 224), latency=False).macs for k, m in models.items()}
+    ready = {}
+    for key, model in models.items():
+        model = model.cuda().bfloat16().to(memory_format=torch.channels_last)
+        ready[key] = _compiled(model, x) if compiled else torch_runner(model, x)
+    times = measure(ready, repeats=30, warmup=10)
+    cells = [f"{times['dense'].median_ms:.2f}"]
+    for key in ("small", "rounded"):
+        cells += [
+            f"{macs['dense'] / macs[key]:.2f}",
+            f"{times[key].median_ms:.2f}",
+            str(speedup(times["dense"], times[key])),
+        ]
+    return f"| {name} | {'compiled' if compiled else 'eager'} | " + " | ".join(cells) + " |"
+
+
+def _compiled(model: nn.Module, x: torch.Tensor):
+    fast = torch.compile(model)
+
+    def run() -> None:
+        with torch.inference_mode():
+            fast(x)
+        torch.cuda.synchronize()
+
+    return run
+
+
+def main() -> None:
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, bf16, batch {BATCH}\n")
+    print("| model | mode | dense ms | MACs ÷ | halved ms | speed-up | MACs ÷ | rounded to 8 ms | speed-up |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name in MODELS:
+        for compiled in (False, True):
+            print(row(name, compiled), flush=True)
+
+
+if __name__ == "__main__":
+    main()
