@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,14 @@ def test_the_random_state_of_the_gpu_is_left_as_it_was() -> None:
     before = torch.cuda.get_rng_state()
     prunus.prune(model, images(), ratio=0.5)
     assert torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def test_a_model_on_the_cpu_wakes_no_gpu() -> None:
+    work = (
+        "import torch, prunus; model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2)); "
+        "prunus.prune(model, torch.randn(2, 4)); assert not torch.cuda.is_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", work], check=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -98,6 +98,7 @@ def test_a_refusal_counts_only_with_its_reason() -> None:
     assert not check(Case("handmade", "c", lambda: Example(chain(), (torch.randn(5, 6),)), refused="any")).ok
 
 
+@pytest.mark.skipif(torch.cuda.is_initialized(), reason="a process that has woken a GPU can't be forked")
 def test_an_endless_case_is_stopped() -> None:
     class Endless(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

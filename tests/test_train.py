@@ -38,12 +38,22 @@ def test_the_loop_takes_the_steps_it_says():
         torch.testing.assert_close(found, expected)
 
 
+def test_the_model_bears_no_mark_of_it():
+    """Accelerate marks what it has prepared; a copy of a marked model would stay where it is, off the GPU."""
+    model = net()
+    before = set(vars(model))
+    fit(model, data(), epochs=1)
+    assert set(vars(model)) == before
+
+
 def test_it_learns_and_tells():
     model, seen, modes = net(), [], []
 
     def validate(trained):
         modes.append(trained.training)
-        return {"loss": float(sum(F.cross_entropy(trained(x), y) for x, y in data()).detach())}
+        home = next(trained.parameters()).device
+        losses = [F.cross_entropy(trained(x.to(home)), y.to(home)) for x, y in data()]
+        return {"loss": float(sum(losses).detach())}
 
     history = fit(model, data(), epochs=20, lr=0.05, validate=validate, on_progress=seen.append)
     assert history.epochs[-1].loss < 0.5 * history.epochs[0].loss

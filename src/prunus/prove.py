@@ -102,7 +102,7 @@ def _as_double(tensor: Tensor) -> Tensor:
 
 def _run(model: nn.Module, inputs: Any, mode: TorchDispatchMode) -> Any:
     own = pytree.tree_map_only(Tensor, torch.clone, inputs)
-    with torch.random.fork_rng(), torch.no_grad(), mode, OpenMode():
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), mode, OpenMode():
         return model(*own[0], **own[1])
 
 

@@ -197,7 +197,7 @@ def run_under(
         for path, module in model.named_modules():
             stack.callback(module.register_forward_pre_hook(_entering(mode, path), prepend=True).remove)
             stack.callback(module.register_forward_hook(_leaving(mode), always_call=True).remove)
-        stack.enter_context(torch.random.fork_rng())
+        stack.enter_context(torch.random.fork_rng(devices=[]))  # a copy of ours runs on no GPU
         stack.enter_context(torch.no_grad())
         stack.enter_context(mode)
         stack.enter_context(functions)

@@ -78,7 +78,8 @@ def fit(
         optimizer: made for ``model.parameters()``; ``None`` is AdamW. Make a new one after pruning: the state of the
             old one has the old shapes.
         loss: ``loss(model, batch) -> scalar``.
-        validate: ``validate(model) -> float or {name: float}``, called after each epoch in eval mode.
+        validate: ``validate(model) -> float or {name: float}``, called after each epoch in eval mode, with the model on
+            the device that it trains on.
         on_progress: called after each step.
         seed: seeds torch's random numbers for the run alone; the caller's generator is left as it was.
 
@@ -86,6 +87,7 @@ def fit(
         InputError: no epochs, an empty loader, or an optimizer that trains none of the model's parameters.
     """
     from accelerate import Accelerator
+    from accelerate.utils import send_to_device
 
     _check(model, loader, epochs, optimizer)
     accelerator = Accelerator()
@@ -101,7 +103,7 @@ def fit(
             started, total = time.perf_counter(), torch.zeros((), device=accelerator.device)
             trained.train()
             for step, batch in enumerate(shuffled, start=1):
-                value = loss(trained, batch)
+                value = loss(trained, send_to_device(batch, accelerator.device))
                 optimizer.zero_grad()
                 accelerator.backward(value)
                 optimizer.step()
@@ -113,6 +115,8 @@ def fit(
             trained.eval()
             metrics = _as_metrics(validate(model)) if validate is not None else {}
             history.epochs.append(Epoch(epoch, float(total) / steps, metrics, seconds))
+    # Accelerate marks a model that it has prepared; a copy of it, once small, would then not be prepared again.
+    model.__dict__.pop("_is_accelerate_prepared", None)
     model.to(home)
     return history
 
