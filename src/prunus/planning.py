@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -106,7 +107,9 @@ def _holds(graph: Graph, plan: Plan, counts: Mapping[Atom, int]) -> bool:
         found, error = record_shapes(small, graph.args, graph.kwargs, run.training, graph.real)
         at = _first_difference(graph, run.records, found, counts)
         if at is not None or error is not None:
-            _freeze_at(graph, run.records, len(found) if at is None else at, counts, error)
+            at = len(found) if at is None else at
+            strayed = at < min(len(found), len(run.records)) and found[at].name != run.records[at].name
+            _freeze_at(graph, run.records, at, counts, error, strayed)
             return False
     return True
 
@@ -122,18 +125,60 @@ def _first_difference(
 
 
 def _freeze_at(
-    graph: Graph, records: Sequence[Record], at: int, counts: Mapping[Atom, int], error: Exception | None
+    graph: Graph,
+    records: Sequence[Record],
+    at: int,
+    counts: Mapping[Atom, int],
+    error: Exception | None,
+    strayed: bool,
 ) -> None:
-    """Freeze the atoms that are cut where the small model first departs from the prediction."""
+    """Freeze the atoms that are cut where the small model first departs from the prediction.
+
+    Where it runs another operator (it *strayed*), that is most often because a size of one takes a path of its own, as
+    queries do that need no repeated keys: then only the atoms with one index left are frozen.
+    """
     at = min(at, len(records) - 1)
-    why = f": {type(error).__name__}: {error}" if error is not None else ""
-    reason = f"{records[at].name} in {records[at].module or 'the model'} doesn't follow the cut{why}"
-    for record in reversed(records[: at + 1]):
-        found = [a for axes in record.outputs for axis in axes for a in atoms(graph.space.resolve(axis)) if a in counts]
+    where = records[at].module or "the model"
+    twins = _twins(graph, records, at)
+    if strayed:
+        modules = {records[i].module for i in twins}
+        single = {atom: n for atom, n in counts.items() if n == 1}
+        found = [atom for r in records if r.module in modules for atom in _cut_in(graph, r, single)]
         if found:
-            graph.freeze(found, reason)
+            graph.freeze(found, f"{where} takes another path where one index is left")
             return
-    raise PlanError(f"the small model doesn't follow the prediction: {reason}")
+    why = f": {type(error).__name__}: {error}" if error is not None else ""
+    reason = f"{records[at].name} in {where} doesn't follow the cut{why}"
+    found = [atom for i in twins for atom in _last_cut(graph, records, i, counts)]
+    if not found:
+        raise PlanError(f"the small model doesn't follow the prediction: {reason}")
+    graph.freeze(found, reason)
+
+
+def _twins(graph: Graph, records: Sequence[Record], at: int) -> list[int]:
+    """The call at ``at``; and where such a call of such a module failed before, its like in all other such modules.
+
+    Once may be a coincidence, twice is the class: eighty layers must not take eighty attempts.
+    """
+    seen: dict[str, int] = defaultdict(int)
+    kinds = []
+    for record in records:
+        kinds.append((type(graph.skeleton.get_submodule(record.module)), record.name, seen[record.module]))
+        seen[record.module] += 1
+    if kinds[at] in graph.failures:
+        return [i for i, kind in enumerate(kinds) if kind == kinds[at]]
+    graph.failures.add(kinds[at])
+    return [at]
+
+
+def _last_cut(graph: Graph, records: Sequence[Record], at: int, counts: Mapping[Atom, int]) -> list[Atom]:
+    """The atoms that are cut in the outputs of the call at ``at``, or of the last one before it that has any."""
+    return next((found for i in range(at, -1, -1) if (found := _cut_in(graph, records[i], counts))), [])
+
+
+def _cut_in(graph: Graph, record: Record, counts: Mapping[Atom, int]) -> list[Atom]:
+    """The atoms in the outputs of an operator call that are in ``counts``."""
+    return [a for axes in record.outputs for axis in axes for a in atoms(graph.space.resolve(axis)) if a in counts]
 
 
 def _why_nothing(graph: Graph, ratio: Any, keep: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ from prunus.axes import Atom, Axes, Axis, Keep, Space, atoms, count, fold, keep_
 from prunus.errors import InputError, PlanError
 from prunus.operators import Call, find
 from prunus.plan import Plan
-from prunus.running import check_eager, tensors_in
+from prunus.running import check_eager, outputs_in
 from prunus.surgery import named_tensors
 from prunus.trace.functions import OpenMode
 from prunus.trace.modes import AxisMode
@@ -88,9 +88,9 @@ def prove(model: nn.Module, small: nn.Module, plan: Plan, args: Any, kwargs: Map
     mode = _MaskMode(calls, keep)
     expected = _run(original, inputs, mode)
     found = _run(real_copy(small, torch.float64).eval(), inputs, _DoubleMode())
-    error = _compare(tensors_in(expected), tensors_in(found))
+    error = _compare(outputs_in(expected), outputs_in(found))
     leaks = tuple(dict.fromkeys(mode.leaks))
-    outputs = tensors_in(expected)
+    outputs = outputs_in(expected)
     vacuous = not any(bool(out.ne(0).any()) for out in outputs)
     return Proof(error, error <= TOLERANCE and not leaks and not vacuous, len(outputs), leaks, vacuous)
 

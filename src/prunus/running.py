@@ -59,6 +59,24 @@ def tensors_in(value: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
+def outputs_in(value: Any) -> list[Tensor]:
+    """The tensors of a model's output, without those of the states it keeps for its own next call (see `states_in`)."""
+    return [leaf for leaf in pytree.tree_leaves(value, is_leaf=_is_state) if isinstance(leaf, Tensor)]
+
+
+def states_in(value: Any) -> list[str]:
+    """The types of the key-value caches in a model's output.
+
+    A cache that the model itself fills and reads is no output of the user's: it shrinks with the model. It is known by
+    what every such class offers, to add to itself and to say how long it is.
+    """
+    return [type(leaf).__name__ for leaf in pytree.tree_leaves(value, is_leaf=_is_state) if _is_state(leaf)]
+
+
+def _is_state(value: Any) -> bool:
+    return all(callable(getattr(value, name, None)) for name in ("update", "get_seq_length"))
+
+
 def call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """``model(*args, **kwargs)``; an exception of the user's code comes as the cause of a TraceError."""
     try:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import zlib
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 
-def random(name: str, weight: Tensor) -> Tensor:
-    """Uniform noise, the same at every call for a parameter of that name and shape; the global RNG isn't touched."""
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{name}{tuple(weight.shape)}".encode()))
-    return torch.rand(weight.shape, generator=generator)
+def random(name: str, size: int) -> NDArray[np.float64]:
+    """Uniform noise for ``size`` indices, the same at every call for a group of that name; no RNG of others is touched.
+
+    No weight is read, so that a model on the meta device can be planned with it.
+    """
+    return np.random.default_rng(zlib.crc32(f"{name}{size}".encode())).random(size)

@@ -18,11 +18,11 @@ from prunus.trace import Graph
 
 Criterion = Callable[[str, Tensor], Tensor]
 
-CRITERIA: Mapping[str, Criterion] = {"l1": l1, "l2": l2, "linf": linf, "random": random, "taylor": taylor}
+CRITERIA: Mapping[str, Criterion] = {"l1": l1, "l2": l2, "linf": linf, "taylor": taylor}
 
 
 def criterion(importance: str | Criterion) -> Criterion:
-    """The criterion of that name; a function stands for itself.
+    """The criterion of that name; a function stands for itself. ``"random"`` is none: it reads no weights.
 
     Raises:
         InputError: there is no criterion of that name.
@@ -30,16 +30,21 @@ def criterion(importance: str | Criterion) -> Criterion:
     if callable(importance):
         return importance
     if importance not in CRITERIA:
-        known = ", ".join(CRITERIA)
-        raise InputError(f"there is no importance {importance!r}.{suggest(str(importance), CRITERIA)} Known: {known}.")
+        names = [*CRITERIA, "random"]
+        hint = suggest(str(importance), names)
+        raise InputError(f"there is no importance {importance!r}.{hint} Known: {', '.join(names)}.")
     return CRITERIA[importance]
 
 
 def score(graph: Graph, importance: str | Criterion = "l2") -> dict[Atom, NDArray[np.float64]]:
     """A score per index of every free atom, from all parameters that the atom runs through.
 
-    Saliencies are summed over each index (their maximum is taken for ``"linf"``).
+    Saliencies are summed over each index (their maximum is taken for ``"linf"``). ``"random"`` gives every index noise
+    of its own, without reading a weight.
     """
+    if importance == "random":
+        read = {name for name, _ in graph.model.named_parameters(remove_duplicate=False)}
+        return {g.atom: random(g.name, g.size) for g in graph.free if any(m.name in read for m in g.members)}
     saliency = criterion(importance)
     largest = saliency is linf
     result: dict[Atom, NDArray[np.float64]] = {}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -80,6 +80,7 @@ class Graph:
     real: bool
     unsupported: Mapping[str, str]
     notes: Sequence[str]
+    failures: set[Hashable] = field(default_factory=set)  # kinds of calls that have departed from a prediction
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:

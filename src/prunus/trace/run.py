@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from prunus.axes import Axes, Space
 from prunus.errors import InputError, TraceError
-from prunus.running import as_args, check_eager, tensors_in
+from prunus.running import as_args, check_eager, outputs_in, states_in, tensors_in
 from prunus.sizes import Attribute, Ledger, solve
 from prunus.surgery import copy_model, named_tensors
 from prunus.trace.attributes import traced_attributes
@@ -121,9 +121,11 @@ class _Tracer:
         with traced_attributes(self.copy, self.ledger) as values:
             self.values = values
             outputs = run_under(self.copy, self.args, self.kwargs, mode, SizeMode(mode, self.ledger), self.space)
-        for out in tensors_in(outputs):
+        for out in outputs_in(outputs):
             for axis in mode.axes_of(out):
                 self.space.freeze(axis, "a model output")
+        for state in dict.fromkeys(states_in(outputs)):
+            self.notes.append(f"the {state} among the outputs is the model's own state, and is cut with it")
         return Run(training, mode.records)
 
     def _unreached(self) -> list[str]:

@@ -1,0 +1,123 @@
+"""Models with a config and a cache: they generate after the cut, and are saved in their own library's way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+import prunus
+from benchmarks.zoo.case import randomize
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+transformers = pytest.importorskip("transformers")
+
+IDS = torch.tensor([[5, 17, 31, 8, 90, 12], [44, 3, 12, 77, 6, 9]])
+LEFT_PADDED = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1]])
+
+
+def made(model: str, config: str, **values: Any) -> nn.Module:
+    torch.manual_seed(0)
+    result: nn.Module = getattr(transformers, model)(getattr(transformers, config)(**values)).eval()
+    randomize(result)
+    return result
+
+
+BERT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "vocab_size": 99,
+}
+LLAMA = {**BERT, "num_attention_heads": 8, "num_key_value_heads": 4}
+GPT2 = {"vocab_size": 99, "n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2}
+T5 = {"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+BART = {
+    "vocab_size": 99,
+    "d_model": 32,
+    "max_position_embeddings": 32,
+    **{f"{side}_layers": 2 for side in ("encoder", "decoder")},
+    **{f"{side}_attention_heads": 4 for side in ("encoder", "decoder")},
+    **{f"{side}_ffn_dim": 48 for side in ("encoder", "decoder")},
+}
+
+GENERATORS: dict[str, Callable[[], nn.Module]] = {
+    "llama": lambda: made("LlamaForCausalLM", "LlamaConfig", **LLAMA),
+    "qwen2": lambda: made("Qwen2ForCausalLM", "Qwen2Config", **LLAMA),
+    "gemma2, sliding windows": lambda: made("Gemma2ForCausalLM", "Gemma2Config", **LLAMA, head_dim=8, sliding_window=4),
+    "gpt2": lambda: made("GPT2LMHeadModel", "GPT2Config", **GPT2),
+    "t5": lambda: made("T5ForConditionalGeneration", "T5Config", decoder_start_token_id=0, **T5),
+    "bart": lambda: made("BartForConditionalGeneration", "BartConfig", **BART),
+    "mamba": lambda: made("MambaForCausalLM", "MambaConfig", vocab_size=99, hidden_size=32, num_hidden_layers=2),
+}
+
+
+def inputs_of(model: Any) -> dict[str, torch.Tensor]:
+    return {"input_ids": IDS, **({"decoder_input_ids": IDS} if model.config.is_encoder_decoder else {})}
+
+
+def generated(model: Any, **how: Any) -> torch.Tensor:
+    """Eight tokens for each of two prompts, one of them padded on the left."""
+    tokens: torch.Tensor = model.generate(
+        IDS, attention_mask=LEFT_PADDED, do_sample=False, max_new_tokens=8, min_new_tokens=8, pad_token_id=0, **how
+    )
+    return tokens
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_generates_after_the_cut(name: str) -> None:
+    model: Any = GENERATORS[name]()
+    small: Any = prunus.prune(model, (), inputs_of(model))  # use_cache is on, as it is unless one says otherwise
+    assert sum(p.numel() for p in small.parameters()) < 0.5 * sum(p.numel() for p in model.parameters())
+    cached = generated(small, use_cache=True)
+    assert torch.equal(cached, generated(small, use_cache=False))
+    assert torch.equal(cached, generated(small, use_cache=True, cache_implementation="static"))
+
+
+def test_the_key_value_cache_shrinks() -> None:
+    small: Any = prunus.prune(GENERATORS["llama"](), (), {"input_ids": IDS})
+    layer = small(IDS).past_key_values.layers[0]
+    assert layer.keys.shape == layer.values.shape == (2, 2, 6, 4)  # of four heads
+
+
+def test_a_cache_is_a_state_even_where_torch_knows_what_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``torch.export`` support registers the cache's class, which makes its tensors leaves of the output."""
+    cache = transformers.DynamicCache
+    monkeypatch.setattr(pytree, "SUPPORTED_NODES", dict(pytree.SUPPORTED_NODES))
+    node = pytree.SUPPORTED_NODES[list]
+    flat = lambda c: ([x for layer in c.layers for x in (layer.keys, layer.values)], None)  # noqa: E731
+    pytree.SUPPORTED_NODES[cache] = node._replace(type=cache, flatten_fn=flat)
+    model = GENERATORS["llama"]()
+    assert len(pytree.tree_leaves(model(IDS).past_key_values)) == 4
+    graph = prunus.trace(model, (), {"input_ids": IDS})
+    assert any("DynamicCache" in note for note in graph.notes)
+    plan = prunus.plan(graph)
+    small = plan.apply(model)
+    assert small.get_submodule("model.layers.0.self_attn.k_proj").weight.shape == (8, 16)
+    assert prunus.prove(model, small, plan, (), {"input_ids": IDS}).outputs == 1
+
+
+def test_many_layers_that_resist_alike_do_not_take_an_attempt_each() -> None:
+    """With two queries a key, halving leaves one, which takes another path: in every layer."""
+    model = made(
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        **{**LLAMA, "num_hidden_layers": 30, "num_attention_heads": 4, "num_key_value_heads": 2},
+    )
+    small = prunus.plan(model, (), {"input_ids": IDS}).apply(model)
+    assert {small.get_submodule(f"model.layers.{i}.self_attn.q_proj").out_features for i in range(30)} == {16}
+
+
+def test_no_weights_are_read_to_plan_at_random() -> None:
+    model = GENERATORS["llama"]().to("meta")
+    one, two = (prunus.plan(model, (), {"input_ids": IDS}, importance="random") for _ in range(2))
+    assert one.kept == two.kept
+    assert {p.device.type for p in one.apply(model).parameters()} == {"meta"}
+    with pytest.raises(prunus.InputError, match="importance='random'"):
+        prunus.plan(model, (), {"input_ids": IDS}, importance="l2")
