@@ -26,7 +26,7 @@ LAYERS = [
     {"prove"},
     {"prune", "report"},
     {"sensitivity"},
-    {"train"},
+    {"train", "masks"},
     {"deploy"},
     {"demo"},
     {"cli"},

@@ -22,10 +22,12 @@ from prunus.trace import Graph, trace
 if TYPE_CHECKING:
     from prunus.deploy.export import export
     from prunus.deploy.saving import load, save
+    from prunus.masks.sparsifier import Sparsifier
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Sparsifier": "prunus.masks.sparsifier",
     "export": "prunus.deploy.export",
     "load": "prunus.deploy.saving",
     "save": "prunus.deploy.saving",
@@ -42,6 +44,7 @@ __all__ = [
     "PrunusError",
     "SaveError",
     "Sensitivity",
+    "Sparsifier",
     "TraceError",
     "export",
     "load",

@@ -1,0 +1,51 @@
+"""Which of a model's parameters get masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from prunus.errors import InputError, suggest
+
+
+def as_names(names: Iterable[str]) -> tuple[str, ...]:
+    """A tuple of names; one name may stand alone."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def chosen_parameters(model: nn.Module, only: tuple[str, ...], skip: tuple[str, ...]) -> dict[str, nn.Parameter]:
+    """The parameters that get masks, by name: see :class:`~prunus.masks.sparsifier.Sparsifier` for the rules.
+
+    Raises:
+        InputError: a name matches nothing, nothing is left, or torch.nn.utils.prune has masked the model.
+    """
+    parameters = dict(model.named_parameters())
+    masked = [name for name, _ in model.named_buffers() if name.removesuffix("_mask") + "_orig" in parameters]
+    if masked:
+        raise InputError(
+            f"{masked[0].removesuffix('_mask')!r} is masked by torch.nn.utils.prune: take the masks over with "
+            "prunus.masks.from_torch_prune(model)."
+        )
+    chosen = {
+        name: p for name, p in parameters.items() if _matches(name, only) or (not only and _usual(model, name, p))
+    }
+    for pattern in (*only, *skip):
+        if not any(_matches(name, (pattern,)) for name in parameters):
+            known = [*parameters, *(path for path, _ in model.named_modules())]
+            raise InputError(f"{pattern!r} matches no parameter.{suggest(pattern, known)}")
+    chosen = {name: parameter for name, parameter in chosen.items() if not _matches(name, skip)}
+    if not chosen:
+        raise InputError(f"{type(model).__name__} has no weights to mask; name them: Sparsifier(model, only=[...]).")
+    return chosen
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(name == p or name.startswith(f"{p}.") or fnmatchcase(name, p) for p in patterns)
+
+
+def _usual(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    owner, _, own = name.rpartition(".")
+    other = isinstance(model.get_submodule(owner), (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm))
+    return "weight" in own and parameter.dim() >= 2 and parameter.is_floating_point() and not other
