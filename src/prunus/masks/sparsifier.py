@@ -84,6 +84,7 @@ class Sparsifier:
         rounds: int = 1,
         data: Iterable[Any] | None = None,
         loss: Loss = cross_entropy,
+        strict: bool = True,
     ) -> Sparsifier:
         """Mask the units that score lowest until ``sparsity`` of the weights are gone; what is gone stays gone.
 
@@ -98,6 +99,7 @@ class Sparsifier:
             rounds: reach the sparsity in so many steps, scoring again after each (what is left shrinks by one factor).
             data: batches for the criteria that need them; a list, or anything that can be gone through again.
             loss: ``loss(model, batch) -> scalar``. Criteria that only watch the layers' inputs ignore its value.
+            strict: that nothing is left to mask is an error; False for schedules, where it is usual.
 
         Returns:
             This object.
@@ -110,7 +112,7 @@ class Sparsifier:
         for share in self._shares(sparsity, granularity, below, rounds):
             self.masks = self._next(share, how)
             self.enforce()
-        if all(torch.equal(before[name], self.masks[name]) for name in before):
+        if strict and all(torch.equal(before[name], self.masks[name]) for name in before):
             asked = f"below={below}" if below is not None else granularity if sparsity is None else f"{sparsity}"
             raise NothingToPrune(f"{asked} masks nothing more: {self.sparsity:.2%} of the weights are masked already.")
         empty = [name for name, mask in self.masks.items() if not mask.any() and before[name].any()]

@@ -1,4 +1,4 @@
-"""The training loop. There is one; methods plug in through ``loss``, ``validate`` and ``on_progress``."""
+"""The training loop. There is one; methods plug in through ``loss``, ``hooks``, ``validate`` and ``on_progress``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,19 @@ if TYPE_CHECKING:
 Batch = Sequence[Tensor]
 Loss = Callable[[nn.Module, Batch], Tensor]
 """``loss(model, batch) -> scalar``: runs the model itself, so that it may use targets, features or a teacher."""
+
+
+class Hook(Protocol):
+    """What a method may do around the optimizer's step; ``prunus.masks`` has some. Hooks count steps by themselves."""
+
+    def before_step(self) -> None:
+        """Called after the backward pass: gradients are there, the weights are those that they were taken at."""
+
+    def after_step(self) -> None:
+        """Called after the optimizer's step."""
+
+    def epoch_end(self) -> None:
+        """Called after an epoch's last step, before ``validate``."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,7 @@ def fit(
     loss: Loss = cross_entropy,
     validate: Callable[[nn.Module], float | Mapping[str, float]] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    hooks: Sequence[Hook] = (),
     seed: int | None = None,
 ) -> History:
     """Train ``model`` in place on every batch of ``loader``, ``epochs`` times; it ends in eval mode, on its device.
@@ -81,6 +95,7 @@ def fit(
         validate: ``validate(model) -> float or {name: float}``, called after each epoch in eval mode, with the model on
             the device that it trains on.
         on_progress: called after each step.
+        hooks: objects with ``before_step``, ``after_step`` and ``epoch_end``, called in their order.
         seed: seeds torch's random numbers for the run alone; the caller's generator is left as it was.
 
     Raises:
@@ -106,11 +121,17 @@ def fit(
                 value = loss(trained, send_to_device(batch, accelerator.device))
                 optimizer.zero_grad()
                 accelerator.backward(value)
+                for hook in hooks:
+                    hook.before_step()
                 optimizer.step()
+                for hook in hooks:
+                    hook.after_step()
                 schedule.step()
                 total += value.detach()
                 if on_progress is not None:
                     on_progress(Progress(epoch, epochs, step, steps, float(total) / step))
+            for hook in hooks:
+                hook.epoch_end()
             seconds = time.perf_counter() - started
             trained.eval()
             metrics = _as_metrics(validate(model)) if validate is not None else {}

@@ -61,10 +61,9 @@ def layer_hessians(task: Task, names: list[str]) -> dict[str, list[Tensor]]:
 
 
 def damped(hessian: Tensor, share: float) -> Tensor:
-    """The matrix with ``share`` of its mean diagonal added to the diagonal; inputs that were never seen get 1."""
-    diagonal = hessian.diagonal()
-    extra = share * diagonal.mean() + (diagonal == 0).to(hessian)
-    return hessian + torch.diag(extra.expand_as(diagonal))
+    """The matrix with ``share`` of its mean diagonal added to the diagonal (1, if all inputs were 0)."""
+    mean = float(hessian.diagonal().mean())
+    return hessian + (share * mean or 1.0) * torch.eye(len(hessian)).to(hessian)
 
 
 def watch(task: Task, names: list[str], see: Callable[[str, Layer, Tensor], None]) -> None:
