@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -121,3 +122,39 @@ def test_no_weights_are_read_to_plan_at_random() -> None:
     assert {p.device.type for p in one.apply(model).parameters()} == {"meta"}
     with pytest.raises(prunus.InputError, match="importance='random'"):
         prunus.plan(model, (), {"input_ids": IDS}, importance="l2")
+
+
+@dataclass
+class Settings:
+    width: int = 32
+    heads: int = 4
+
+
+class Block(nn.Module):
+    """Attention as people write it who keep one config: forward reads it."""
+
+    def __init__(self, config: Settings) -> None:
+        super().__init__()
+        self.config = config
+        self.qkv, self.out = nn.Linear(config.width, 3 * config.width), nn.Linear(config.width, config.width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, length = x.shape[:2]
+        q, k, v = self.qkv(x).view(n, length, 3, self.config.heads, -1).permute(2, 0, 3, 1, 4)
+        y = (q @ k.transpose(-2, -1)).softmax(-1) @ v
+        return x + self.out(y.transpose(1, 2).flatten(2))
+
+
+def test_a_config_read_in_forward_ties_the_layers_that_read_it() -> None:
+    torch.manual_seed(0)
+    config = Settings()
+    model = nn.Sequential(nn.Linear(8, 32), Block(config), Block(config), nn.Linear(32, 8))
+    graph = prunus.trace(model, x := torch.randn(2, 5, 8))
+    heads = next(g.name for g in graph.free if g.size == 4 and g.atom not in graph.sizes.followers)
+    small = prunus.prune(model, x, ratio={heads: 0.5})
+    new = small.get_submodule("1").config
+    assert (new.heads, config.heads) == (2, 4)
+    assert new is small.get_submodule("2").config
+    assert [small.get_submodule(f"{i}.qkv").out_features for i in (1, 2)] == [48, 48]
+    again = prunus.Plan.from_json(small.prunus_plan.to_json()).apply(model)
+    assert again.get_submodule("2").config == new

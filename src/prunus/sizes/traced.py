@@ -66,6 +66,13 @@ class Ledger:
             reason = f"its size {value} is used as a number at {call_site()}"
             self.equations[value, expr, False] = Equation(value, expr, reason)
 
+    def ratio(self, top: int, bottom: int) -> float:
+        """``top / bottom``, one of which is a :class:`Size`: a float, which keeps no provenance."""
+        for size in (top, bottom):
+            if isinstance(size, Size):
+                self.number(size.expr, int.__int__(size))
+        return int.__truediv__(int(top), int(bottom))
+
     def _is_trivial(self, left: Expression, right: Expression) -> bool:
         if not isinstance(right, Count):
             return isinstance(right, int)
@@ -169,10 +176,14 @@ class Size(int):
     __or__, __ror__, __xor__, __rxor__ = _unseen("__or__"), _unseen("__ror__"), _unseen("__xor__"), _unseen("__rxor__")
 
     def __truediv__(self, other: Any) -> Any:
+        if isinstance(other, int):
+            return self.ledger.ratio(self, other)
         self._note_number()
         return int.__truediv__(self, other)
 
     def __rtruediv__(self, other: Any) -> Any:
+        if isinstance(other, int):
+            return self.ledger.ratio(other, self)
         self._note_number()
         return int.__rtruediv__(self, other)
 
@@ -187,6 +198,9 @@ class Size(int):
     def __float__(self) -> float:
         self._note_number()
         return int.__float__(self)
+
+    def __deepcopy__(self, memo: Any) -> Size:
+        return self  # a part of the model may copy its config
 
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
         return int, (int.__int__(self),)

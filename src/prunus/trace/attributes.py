@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from prunus.sizes import Attribute, Ledger, Size
+from prunus.surgery import is_record
 
 # Of torch's own layers only these are read as sizes of axes; the rest are windows, strides and the like.
 _OF_TORCH = {
@@ -22,22 +23,52 @@ _NEVER = {
 
 @contextmanager
 def traced_attributes(model: nn.Module, ledger: Ledger) -> Iterator[dict[Attribute, int]]:
-    """Within the context every integer attribute of ``model``'s modules is a :class:`Size`; yields their values."""
-    values: dict[Attribute, int] = {}
-    saved: list[tuple[dict[str, Any], str, Any]] = []
+    """Within the context every integer attribute of ``model``'s modules is a :class:`Size`; yields their values.
+
+    A record (a ``config``) that many modules hold is one place: that of the first module that holds it.
+    """
+    tracer = Tracer(ledger)
     for path, module in model.named_modules():
         own = module.__class__.__module__.startswith("torch.nn.modules")
-        for name, value in list(module.__dict__.items()):
-            if name in _NEVER or (own and name not in _OF_TORCH):
-                continue
-            traced = _traced(value, Attribute(path, name), ledger, values)
-            if traced is not value:
-                saved.append((module.__dict__, name, value))
-                module.__dict__[name] = traced
+        for name in list(module.__dict__):
+            if name not in _NEVER and not (own and name not in _OF_TORCH):
+                tracer.enter(module.__dict__, name, Attribute(path, name))
     try:
-        yield values
+        yield tracer.values
     finally:
-        for store, name, value in saved:
+        tracer.restore()
+
+
+class Tracer:
+    """Puts a :class:`Size` in the place of every integer it is shown, and remembers what was there.
+
+    Attributes:
+        values: the integers found, by their places.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.values: dict[Attribute, int] = {}
+        self._seen: set[int] = set()
+        self._saved: list[tuple[dict[str, Any], str, Any]] = []
+
+    def enter(self, store: dict[str, Any], name: str, place: Attribute) -> None:
+        """Trace what ``store`` holds under ``name``, known as ``place``; a record field by field."""
+        value = store[name]
+        if is_record(value):
+            if id(value) not in self._seen:
+                self._seen.add(id(value))
+                for field in [f for f in vars(value) if not f.startswith("_") and f not in _NEVER]:
+                    self.enter(vars(value), field, Attribute(place.module, place.name, (*place.path, field)))
+            return
+        traced = _traced(value, place, self.ledger, self.values)
+        if traced is not value:
+            self._saved.append((store, name, value))
+            store[name] = traced
+
+    def restore(self) -> None:
+        """Put the plain integers back."""
+        for store, name, value in self._saved:
             store[name] = value
 
 
