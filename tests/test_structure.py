@@ -23,7 +23,7 @@ LAYERS = [
     {"counting", "layers", "importance"},
     {"selection"},
     {"planning", "profile"},
-    {"prove"},
+    {"prove", "compensation"},
     {"prune", "report"},
     {"sensitivity"},
     {"train", "masks"},

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from prunus.compensation import Compensation, compensate, recalibrate
 from prunus.errors import InputError, NothingToPrune, PlanError, PrunusError, SaveError, TraceError
 from prunus.plan import Plan
 from prunus.planning import plan
@@ -34,6 +35,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "Compensation",
     "Graph",
     "InputError",
     "NothingToPrune",
@@ -46,12 +48,14 @@ __all__ = [
     "Sensitivity",
     "Sparsifier",
     "TraceError",
+    "compensate",
     "export",
     "load",
     "plan",
     "profile",
     "prove",
     "prune",
+    "recalibrate",
     "save",
     "sensitivity",
     "trace",

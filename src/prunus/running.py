@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,6 +89,54 @@ def call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
             f"{type(model).__name__}.forward raised {type(error).__name__}: {error}. It was given {shapes}; check that "
             "the example inputs are what the model expects, and on its device."
         ) from error
+
+
+class Batches:
+    """Batches of a user's data as ``(args, kwargs)``, for a model that takes what the example shows.
+
+    A batch is one tensor, a tuple or list of positional inputs, or a dict of named ones. What the example doesn't have
+    (targets after the inputs, labels beside them) is left out. Tensors are moved to the example's device.
+
+    Raises:
+        InputError: the data is empty or can be iterated only once, or a batch lacks what the example has.
+    """
+
+    def __init__(self, data: Iterable[Any], args: Any, kwargs: Mapping[str, Any] | None = None) -> None:
+        if isinstance(args, Mapping) and kwargs is None:
+            args, kwargs = (), args
+        self.args, self.kwargs = as_args(args), dict(kwargs or {})
+        if isinstance(data, Iterator):
+            raise InputError(
+                "data is an iterator, which can be read only once; give a list of batches or a DataLoader."
+            )
+        self.data = [data] if isinstance(data, Tensor) else data
+        tensors = tensors_in((self.args, self.kwargs))
+        self.device = tensors[0].device if tensors else torch.device("cpu")
+
+    def __iter__(self) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+        empty = True
+        for batch in self.data:
+            empty = False
+            yield self._fitted(batch)
+        if empty:
+            raise InputError("data holds no batch.")
+
+    def first(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The first batch."""
+        return next(iter(self))
+
+    def _fitted(self, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        moved = pytree.tree_map_only(Tensor, lambda t: t.to(self.device), batch)
+        if isinstance(moved, Mapping):
+            missing = sorted(set(self.kwargs) - set(moved))
+            if missing or self.args:
+                raise InputError(f"a batch of data has {sorted(moved)}, but the model takes {missing or 'args'}.")
+            return (), {name: moved[name] for name in self.kwargs}
+        items = as_args(moved)
+        if len(items) < len(self.args) or self.kwargs:
+            wanted = f"{len(self.args)} positional inputs" + (f" and {sorted(self.kwargs)}" if self.kwargs else "")
+            raise InputError(f"a batch of data has {len(items)} items, but the model takes {wanted}.")
+        return items[: len(self.args)], {}
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def _checked(values: Tensor, name: str, tensor: Tensor) -> Tensor:
             f"the criterion must return a tensor of the parameter's shape {list(tensor.shape)}; "
             f"for {name!r} it returned {list(values.shape)}."
         )
-    return values
+    return values.detach()
 
 
 def _gather(graph: Graph, axes: Axes, values: Tensor, largest: bool, result: dict[Atom, NDArray[np.float64]]) -> None:

@@ -1,0 +1,129 @@
+"""The calls that a fit knows: which of a call's tensors are the weights, and its inputs and outputs as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from prunus.compensation.moments import Fit
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """One call of a linear map with its own weights.
+
+    Attributes:
+        weight, bias: as the call got them.
+        x: its input.
+        out_dim, in_dim: the dimensions of ``weight`` that run over outputs and inputs.
+        channel: the dimension of the output that runs over channels.
+        groups: of a convolution; 1 otherwise.
+        window: stride, padding and dilation of a convolution; None otherwise.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    x: Tensor
+    out_dim: int = 0
+    in_dim: int = 1
+    channel: int = -1
+    groups: int = 1
+    window: tuple[Any, Any, Any] | None = None
+
+    def fit(self) -> Fit:
+        """Weights and bias, by group."""
+        weight = self.weight.movedim(self.out_dim, 0).flatten(1)
+        bias = None if self.bias is None else self.bias.reshape(self.groups, -1)
+        return Fit(weight.reshape(self.groups, -1, weight.shape[1]), bias)
+
+    def put(self, fit: Fit) -> None:
+        """Write a fit into the call's own tensors, in place."""
+        rows = self.weight.movedim(self.out_dim, 0)
+        with torch.no_grad():
+            rows.copy_(fit.weight.reshape(rows.shape))
+            if self.bias is not None and fit.bias is not None:
+                self.bias.copy_(fit.bias.reshape(self.bias.shape))
+
+    def rows_of_output(self, y: Tensor, at: Tensor, kept: Tensor) -> Tensor:
+        """(groups, rows, outputs) of an output of this call, or of the original's call, at the chosen positions."""
+        rows = y.movedim(self.channel, -1).flatten(0, -2)[at.to(y.device)].index_select(1, kept.to(y.device))
+        return rows.reshape(len(at), self.groups, -1).movedim(1, 0)
+
+    def rows_of_input(self, at: Tensor) -> Tensor:
+        """(groups, rows, inputs): what each chosen output position is made of."""
+        x = self.x.detach()
+        if self.window is None:
+            return x.flatten(0, -2)[at.to(x.device)][None]
+        patches = _patches(x, self.weight.shape[2:], *self.window)
+        spatial = x.dim() - 2
+        where = torch.unravel_index(at.to(x.device), (patches.shape[0], *patches.shape[2 : 2 + spatial]))
+        rows = patches.movedim(1, 1 + spatial)[where]  # (rows, channels, *kernel)
+        return rows.reshape(len(at), self.groups, -1).movedim(1, 0)
+
+
+def positions(y: Tensor, channel: int) -> int:
+    """How many rows an output has."""
+    return y.numel() // y.shape[channel] if y.shape[channel] else 0
+
+
+def _patches(x: Tensor, kernel: torch.Size, stride: Any, padding: Any, dilation: Any) -> Tensor:
+    """A view (batch, channels, *positions, *kernel) of the padded input."""
+    n = len(kernel)
+    stride, dilation = _each(stride, n), _each(dilation, n)
+    x = F.pad(x, _margins(kernel, padding, dilation))
+    for i in range(n):
+        x = x.unfold(2 + i, (kernel[i] - 1) * dilation[i] + 1, stride[i])
+    steps: Any = (..., *(slice(None, None, d) for d in dilation))
+    return x[steps]
+
+
+def _margins(kernel: torch.Size, padding: Any, dilation: list[int]) -> list[int]:
+    """For ``F.pad``: both sides of each dimension, the last first."""
+    if padding == "same":
+        total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        sides = [(t // 2, t - t // 2) for t in total]
+    else:
+        sides = [(p, p) for p in _each(0 if padding == "valid" else padding, len(kernel))]
+    return [side for pair in reversed(sides) for side in pair]
+
+
+def _each(value: Any, n: int) -> list[int]:
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    return values * n if len(values) == 1 else values
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Contraction:
+    return Contraction(weight, bias, input)
+
+
+def _addmm(input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any) -> Contraction | None:
+    """``x @ w + b`` with w (inputs, outputs), as in GPT-2; None where it is scaled."""
+    return None if scales else Contraction(mat2, input, mat1, out_dim=1, in_dim=0)
+
+
+def _convolution(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Contraction | None:
+    if input.dim() != weight.dim():  # without a batch
+        return None
+    return Contraction(weight, bias, input, channel=1, groups=groups, window=(stride, padding, dilation))
+
+
+CALLS: dict[str, Callable[..., Contraction | None]] = {
+    "linear": _linear,
+    "addmm": _addmm,
+    "conv1d": _convolution,
+    "conv2d": _convolution,
+    "conv3d": _convolution,
+}

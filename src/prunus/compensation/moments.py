@@ -1,0 +1,86 @@
+"""The sums over calibration data that every closed-form fit of a layer needs, and the fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Weights (groups, outputs, inputs) and bias (groups, outputs), or None where the layer has none."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+class Moments:
+    """First and second moments of a layer's inputs x (groups, n, inputs) and wanted outputs y (groups, n, outputs).
+
+    All in fp64: the Gram matrix squares the condition of the inputs.
+    """
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.x = self.y = self.xx = self.xy = self.yy = torch.zeros(())
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Take more rows in."""
+        x, y = x.double(), y.double()
+        self.n += x.shape[1]
+        self.x = self.x.to(x.device) + x.sum(1)
+        self.y = self.y.to(x.device) + y.sum(1)
+        self.xx = self.xx.to(x.device) + x.mT @ x
+        self.xy = self.xy.to(x.device) + x.mT @ y
+        self.yy = self.yy.to(x.device) + y.square().sum(1)
+
+    def refit(self, old: Fit, ridge: float) -> Fit:
+        """Least squares, drawn towards the old weights by ``ridge`` times the mean of the Gram matrix's diagonal.
+
+        Minimizes ``|y - W x - b|^2 / n + ridge * mean(diag(cov x)) * |W - W_old|^2``; the bias isn't drawn anywhere.
+        """
+        xx, xy = self._centred(old)
+        diagonal = xx.diagonal(dim1=-2, dim2=-1)
+        strength = ridge * diagonal.mean(-1) + torch.finfo(xx.dtype).tiny
+        left = xx + torch.diag_embed(strength[:, None].expand_as(diagonal))
+        right = xy - xx @ old.weight.double().mT
+        weight = old.weight.double() + torch.linalg.lstsq(left, right).solution.mT
+        return self._with_bias(old, weight)
+
+    def rescale(self, old: Fit) -> Fit:
+        """One factor per output, and the bias."""
+        xx, xy = self._centred(old)
+        weight = old.weight.double()
+        covariance = (weight * xy.mT).sum(-1)
+        variance = ((weight @ xx) * weight).sum(-1)
+        factor = torch.where(variance > 0, covariance / variance.clamp(min=1e-300), torch.ones_like(variance))
+        return self._with_bias(old, weight * factor[..., None])
+
+    def shift(self, old: Fit) -> Fit:
+        """The bias alone."""
+        return self._with_bias(old, old.weight.double())
+
+    def error(self, fit: Fit) -> float:
+        """The mean squared error over the variance of the wanted outputs, all outputs together."""
+        w = fit.weight.double()
+        b = torch.zeros_like(self.y) if fit.bias is None else fit.bias.double()
+        fitted = ((w @ self.xx) * w).sum(-1) + 2 * b * (w @ self.x[..., None])[..., 0] + self.n * b.square()
+        crossed = (w * self.xy.mT).sum(-1) + b * self.y
+        squared = (self.yy - 2 * crossed + fitted).clamp(min=0).sum().item()
+        variance = (self.yy - self.y.square() / self.n).sum().item()
+        return squared / variance if variance > 0 else 0.0
+
+    def _centred(self, old: Fit) -> tuple[Tensor, Tensor]:
+        """Covariances where a bias takes care of the means, plain second moments where there is none."""
+        xx, xy = self.xx / self.n, self.xy / self.n
+        if old.bias is None:
+            return xx, xy
+        x, y = self.x / self.n, self.y / self.n
+        return xx - x[..., :, None] * x[..., None, :], xy - x[..., :, None] * y[..., None, :]
+
+    def _with_bias(self, old: Fit, weight: Tensor) -> Fit:
+        if old.bias is None:
+            return Fit(weight, None)
+        return Fit(weight, (self.y - (weight @ self.x[..., None])[..., 0]) / self.n)

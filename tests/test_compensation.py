@@ -1,0 +1,214 @@
+"""Mending without training, against least squares done by hand and against models whose cut can be undone exactly."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import prunus
+from benchmarks.zoo.case import randomize
+from prunus.compensation.contractions import Contraction
+from prunus.compensation.moments import Fit, Moments
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def fitted(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The outputs of the best linear map with a bias, by torch's own least squares."""
+    ones = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], 1)
+    return ones @ torch.linalg.lstsq(ones, y).solution
+
+
+def test_the_last_layer_is_the_least_squares_solution() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.Linear(20, 3)).double().eval()
+    x = draw(500, 6)
+    plan = prunus.plan(model, x[:2], ratio=0.5)
+    small = plan.apply(model)
+    with torch.no_grad():
+        best = fitted(small[1](small[0](x)), model(x))
+        cut = (small(x) - model(x)).square().mean()
+        result = prunus.compensate(model, small, plan, [x[:250], x[250:]], x[:2], ridge=1e-12)
+        torch.testing.assert_close(small(x), best, rtol=1e-5, atol=1e-6)
+        expected = (best - model(x)).square().sum() / (model(x) - model(x).mean(0)).square().sum()
+    assert [m.weight for m in result.layers] == ["0.weight", "2.weight"]
+    assert result.layers[1].after == pytest.approx(float(expected), rel=1e-4)
+    assert (small(x) - model(x)).square().mean() < 0.5 * cut
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        lambda: nn.Conv2d(4, 6, 3, padding=1),
+        lambda: nn.Conv2d(4, 6, (3, 1), stride=(2, 1), dilation=(2, 1), groups=2),
+        lambda: nn.Conv2d(4, 6, 2, padding="same", padding_mode="reflect"),
+        lambda: nn.Conv2d(4, 4, 3, groups=4, padding=1, bias=False),
+        lambda: nn.Conv1d(4, 6, 3, padding=2),
+        lambda: nn.Conv3d(4, 2, 2, stride=2),
+    ],
+)
+def test_rows_of_a_convolution_give_its_outputs(conv: Callable[[], nn.Module]) -> None:
+    """What a position is made of, times the weights, is what the convolution puts there."""
+    torch.manual_seed(0)
+    layer = conv().double()
+    seen: list[tuple[Contraction, torch.Tensor]] = []
+    from prunus.compensation.mending import _Watch
+
+    with torch.no_grad(), _Watch({id(layer.weight): "weight"}, lambda _, found, y: seen.append((found, y))):
+        layer(draw(2, 4, *[7] * (layer.weight.dim() - 2)))
+    found, y = seen[0]
+    at = torch.tensor([0, 5, 11, 3])
+    fit = found.fit()
+    rows = torch.einsum("gni,goi->gno", found.rows_of_input(at), fit.weight)
+    if fit.bias is not None:
+        rows = rows + fit.bias[:, None]
+    torch.testing.assert_close(rows, found.rows_of_output(y, at, torch.arange(y.shape[1])))
+
+
+def test_duplicates_are_made_up_for_exactly() -> None:
+    """Half of the units repeat the other half: without them a refit consumer computes the same."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 5, 3)).double().eval()
+    randomize(model)
+    with torch.no_grad():
+        for tensor in (model[0].weight, model[0].bias, *model[1].parameters(), *model[1].buffers()):
+            if tensor.dim():
+                tensor[4:] = tensor[:4]
+    x = draw(6, 3, 9, 9)
+
+    def first(name: str, weight: torch.Tensor) -> torch.Tensor:
+        return torch.arange(weight.numel(), 0, -1).view_as(weight).double() if name == "0.weight" else weight * 0
+
+    plan = prunus.plan(model, x[:1], ratio=0.5, importance=first)
+    assert plan.kept["0.weight"][0] == (0, 1, 2, 3)
+    small = plan.apply(model)
+    assert (small(x) - model(x)).abs().max() > 0.1
+    prunus.compensate(model, small, plan, [x], x[:1], ridge=1e-12)
+    torch.testing.assert_close(small(x), model(x), rtol=1e-6, atol=1e-6)
+
+
+class Attention(nn.Module):
+    """Its output projection is called by a function of torch, not as a module; GPT-2's layout in the MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+        self.mix = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.up, self.down = nn.Parameter(torch.randn(16, 24) / 4), nn.Parameter(torch.randn(24, 16) / 5)
+        self.bias = nn.Parameter(torch.zeros(16))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(x)
+        x = x + self.mix(y, y, y, need_weights=False)[0]
+        h = F.gelu(x @ self.up)
+        x = x + torch.addmm(self.bias, h.flatten(0, 1), self.down).view_as(x)
+        return self.head(x.mean(1))
+
+
+@pytest.mark.parametrize("method", ["refit", "scale", "bias"])
+def test_functional_layers_and_attention_are_found_and_helped(method: str) -> None:
+    torch.manual_seed(0)
+    model = Attention().eval()
+    data = [draw(32, 5, 16, seed=i).float() for i in range(4)]
+    plan = prunus.plan(model, data[0][:2], ratio=0.5)
+    small = plan.apply(model)
+    result = prunus.compensate(model, small, plan, data, data[0][:2], method=method)
+    assert {"mix.out_proj.weight", "mix.in_proj_weight", "down", "head.weight"} <= {m.weight for m in result.layers}
+    assert all(m.after <= m.before for m in result.layers)
+    assert "down: error" in str(result)
+    x = draw(64, 5, 16, seed=9).float()
+    plain = plan.apply(model)
+    assert (small(x) - model(x)).square().mean() < (plain(x) - model(x)).square().mean()
+
+
+def test_a_fit_is_never_worse_and_scale_and_shift_are_what_they_say() -> None:
+    x, w = draw(1, 300, 4), draw(1, 2, 4, seed=1)
+    y = 3 * x @ w.mT + 5
+    moments = Moments()
+    moments.add(x, y)
+    old = Fit(w, torch.zeros(1, 2, dtype=torch.float64))
+    scaled, shifted = moments.rescale(old), moments.shift(old)
+    torch.testing.assert_close(scaled.weight, 3 * w)
+    torch.testing.assert_close(scaled.bias, torch.full((1, 2), 5.0, dtype=torch.float64))
+    assert moments.error(scaled) < 1e-12 < moments.error(shifted) < moments.error(old)
+    by_hand = (y - x @ w.mT - shifted.bias).square().sum() / (y - y.mean(1, keepdim=True)).square().sum()
+    assert moments.error(shifted) == pytest.approx(float(by_hand))
+
+
+def test_prune_mends_when_it_is_given_data_and_disturbs_nothing() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.Dropout(0.5), nn.Linear(20, 3)).train()
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    x = draw(200, 6).float()
+    loader = [(x[:100], torch.zeros(100)), (x[100:], torch.zeros(100))]  # targets are left out
+    mended = prunus.prune(model, x[:2], ratio=0.5, data=loader)
+    assert model.training
+    assert mended[2].training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    plain = prunus.prune(model, x[:2], ratio=0.5, data=loader, compensation=None)
+    for m in (model, mended, plain):
+        m.eval()
+    assert (mended(x) - model(x)).square().mean() < 0.5 * (plain(x) - model(x)).square().mean()
+
+
+def test_tied_weights_are_left_alone_with_the_reason() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+            self.c.weight = self.b.weight
+            self.out = nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.c(self.b(self.a(x)).tanh()).tanh())
+
+    torch.manual_seed(0)
+    model, x = Tied().eval(), draw(50, 4).float()
+    plan = prunus.plan(model, x, ratio=0.5)
+    small = plan.apply(model)
+    result = prunus.compensate(model, small, plan, [x], x)
+    assert result.skipped == {"b.weight": "its weights are shared"}
+    assert torch.equal(small.b.weight, plan.apply(model).b.weight)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "data holds no batch"),
+        (iter([torch.randn(2, 4)]), "can be read only once"),
+        ([{"x": torch.randn(2, 4)}], "but the model takes args"),
+        ([[]], "has 0 items"),
+    ],
+)
+def test_bad_data_gets_an_error(data: object, message: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(prunus.InputError, match=message):
+        prunus.prune(model, torch.randn(2, 4), data=data)
+
+
+def test_an_unknown_method_gets_an_error() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(prunus.InputError, match="Did you mean 'refit'"):
+        prunus.prune(model, torch.randn(2, 4), data=[torch.randn(2, 4)], compensation="refitt")
+
+
+def test_batch_norm_is_taken_anew_as_the_mean_over_the_data() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)).eval()
+    data = [draw(4, 2, 5, 5, seed=i).float() for i in range(3)]
+    assert prunus.recalibrate(model, data, data[0]) == 1
+    with torch.no_grad():
+        y = [model[0](x) for x in data]
+    torch.testing.assert_close(model[1].running_mean, torch.stack([t.mean((0, 2, 3)) for t in y]).mean(0))
+    torch.testing.assert_close(model[1].running_var, torch.stack([t.var((0, 2, 3)) for t in y]).mean(0))
+    assert not model[1].training
+    assert model[1].momentum == 0.1
