@@ -1,11 +1,15 @@
-"""torchvision: every model that it registers."""
+"""torchvision: every model that it registers, with inputs as small as its architecture takes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
 
 import torch
-import torchvision
+from torch import nn
+from torchvision import models
+from torchvision.models import detection, optical_flow, quantization, segmentation, video
 
 from benchmarks.zoo.case import Case, Example
 
@@ -15,10 +19,14 @@ SAMPLE = {
     "densenet121": 0.29,
     "efficientnet_b0": 0.33,
     "googlenet": 0.32,
+    "lraspp_mobilenet_v3_large": 0.27,
+    "mc3_18": 0.26,
     "mnasnet0_5": 0.41,
     "mobilenet_v2": 0.35,
     "mobilenet_v3_small": 0.36,
     "regnet_x_400mf": 0.17,
+    "quantizable_resnet18": 0.27,
+    "raft_small": 0.27,
     "resnet18": 0.27,
     "resnext50_32x4d": 0.18,
     "shufflenet_v2_x0_5": 0.46,
@@ -28,15 +36,75 @@ SAMPLE = {
 
 
 def cases() -> Iterator[Case]:
-    for name in torchvision.models.list_models(module=torchvision.models):
-        yield Case("torchvision", name, _classifier(name), left=SAMPLE.get(name, 0.5), sample=name in SAMPLE)
+    yield from _of(models, _classifier)
+    yield from _of(segmentation, _segmenter)
+    yield from _of(detection, _detector)
+    yield from _of(video, _video)
+    yield from _of(optical_flow, _flow)
+    for name in models.list_models(module=quantization):
+        yield Case("torchvision", name, _quantized(name, True), refused="is quantized, and can't be cut: prune first")
+        yield _case(name.replace("quantized", "quantizable"), _quantized(name, False))
+
+
+def _of(module: ModuleType, builder: Callable[[str], Callable[[], Example]]) -> Iterator[Case]:
+    for name in models.list_models(module=module):
+        yield _case(name, builder(name))
+
+
+def _case(name: str, build: Callable[[], Example]) -> Case:
+    return Case("torchvision", name, build, left=SAMPLE.get(name, 0.5), sample=name in SAMPLE)
+
+
+def _model(name: str, **options: Any) -> nn.Module:
+    model: nn.Module = models.get_model(name, weights=None, **options)
+    return model
 
 
 def _classifier(name: str) -> Callable[[], Example]:
     def build() -> Example:
         more = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
         size = 299 if name == "inception_v3" else 224
-        model = torchvision.models.get_model(name, weights=None, **more)
-        return Example(model, (torch.randn(2, 3, size, size),))
+        return Example(_model(name, **more), (torch.randn(2, 3, size, size),))
+
+    return build
+
+
+def _segmenter(name: str) -> Callable[[], Example]:
+    def build() -> Example:
+        more = {} if name.startswith("lraspp") else {"aux_loss": True}
+        model = _model(name, weights_backbone=None, num_classes=5, **more)
+        return Example(model, (torch.randn(1, 3, 64, 64),))
+
+    return build
+
+
+def _detector(name: str) -> Callable[[], Example]:
+    def build() -> Example:
+        return Example(_model(name, weights_backbone=None, num_classes=4), ([torch.rand(3, 96, 128)],))
+
+    return build
+
+
+def _video(name: str) -> Callable[[], Example]:
+    def build() -> Example:
+        frames, size = (16, 224) if name == "s3d" or name.startswith("mvit") else (4, 64)
+        return Example(_model(name), (torch.randn(1, 3, frames, size, size),))
+
+    return build
+
+
+def _flow(name: str) -> Callable[[], Example]:
+    def build() -> Example:
+        images = tuple(torch.rand(1, 3, 128, 128) for _ in range(2))
+        return Example(_model(name), images, {"num_flow_updates": 2})
+
+    return build
+
+
+def _quantized(name: str, quantize: bool) -> Callable[[], Example]:
+    def build() -> Example:
+        model = _model(name, quantize=quantize)
+        size = 299 if "inception" in name else 224
+        return Example(model, (torch.randn(1, 3, size, size),))
 
     return build

@@ -41,12 +41,18 @@ def _refusal(module: nn.Module) -> str | None:
         return "is a TorchScript module; give the eager model it was scripted or traced from."
     if type(module).__name__ == "OptimizedModule":
         return "is wrapped by torch.compile; give the model itself (compiled._orig_mod), and compile the small one."
-    if ".quantized." in type(module).__module__ and type(module).__module__.startswith("torch."):
+    if _is_quantized(type(module)):
         return "is quantized, and can't be cut: prune first, then quantize."
     for own in (*module._parameters.values(), *module._buffers.values()):
         if own is not None and nn.parameter.is_lazy(own):
             return "is lazy and has no parameters yet: run the model once on real inputs first."
     return None
+
+
+def _is_quantized(kind: type[nn.Module]) -> bool:
+    """Whether a layer computes with integers. A ``FloatFunctional`` only marks where a quantizer would look."""
+    floating = kind.__name__ in ("FloatFunctional", "FXFloatFunctional")
+    return kind.__module__.startswith("torch.") and ".quantized." in kind.__module__ and not floating
 
 
 def cloned(value: Any) -> Any:
