@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torchvision  # noqa: F401 - it registers its operators
 from torch import Tensor
 
 Arguments = tuple[list[Any], dict[str, Any]]
@@ -41,7 +42,13 @@ class Sample:
 
     @property
     def func(self) -> Any:
-        return getattr(getattr(torch.ops.aten, self.name), self.overload)
+        return getattr(packet(self.name), self.overload)
+
+
+def packet(name: str) -> Any:
+    """The operator of that name in the table: torch's own, or another library's with its namespace."""
+    namespace, _, short = name.rpartition("::")
+    return getattr(getattr(torch.ops, namespace or "aten"), short, None)
 
 
 SAMPLES: list[Sample] = []
@@ -462,6 +469,26 @@ add(
     known=("frozen", "how many are written depends on the values of the mask"),
 )
 add("one_hot", i(4, 3, 5), 4)
+BY_VALUE = ("frozen", "how many come out depends on the values")
+add("nonzero", b(4, 5))
+add("masked_select", n(4, 5), b(4, 5), known=BY_VALUE)
+add("masked_scatter", n(4, 5), b(4, 5), n(4, 5), known=BY_VALUE)
+add("bincount", i(5, 7))
+add("_unique2", i(5, 7), True, True, True)
+add("unique_dim", n(4, 5), 0, known=BY_VALUE)
+add("unique_consecutive", i(3, 7))
+
+# -- torchvision: regions -------------------------------------------------------------------------------------------
+
+ROIS = torch.cat([i(2, 5, 1).double(), 4 * p(5, 2), 5 + 4 * p(5, 2)], 1)
+add("torchvision::nms", torch.cat([3 * p(7, 2), 3 + 3 * p(7, 2)], 1), p(7), 0.3)
+add("torchvision::roi_align", n(2, 6, 9, 11), ROIS, 1.0, 3, 4, 2, True)
+add("torchvision::roi_pool", n(2, 6, 9, 11), ROIS, 1.0, 3, 4)
+add("torchvision::ps_roi_align", n(2, 24, 9, 11), ROIS, 1.0, 3, 4, 2)
+add("torchvision::ps_roi_pool", n(2, 24, 9, 11), ROIS, 1.0, 3, 4)
+DEFORM = (n(2, 6, 9, 11), n(8, 3, 3, 3), n(2, 36, 7, 9), p(2, 18, 7, 9), n(8), 1, 1, 0, 0, 1, 1, 2)
+add("torchvision::deform_conv2d", *DEFORM, 2, True)
+add("torchvision::deform_conv2d", n(2, 6, 9, 11), n(8, 6, 3, 3), n(2, 18, 7, 9), n(2, 1), *DEFORM[4:11], 1, 1, False)
 
 # -- new tensors ---------------------------------------------------------------------------------------------------
 
@@ -525,6 +552,8 @@ UNCHECKED = {
     *"_batch_norm_with_update _batch_norm_with_update_functional _batch_norm_no_update".split(),
     *"_native_batch_norm_legit_no_training _weight_norm _weight_norm_interface".split(),
     "_scaled_dot_product_flash_attention_for_cpu",
+    *"torchvision::roi_align torchvision::roi_pool torchvision::ps_roi_align torchvision::ps_roi_pool".split(),
+    "torchvision::deform_conv2d",  # it checks them, and prints a page of its stack for each
 }
 
 SAMPLES[:] = [sample for sample in SAMPLES if sample.name not in UNREACHABLE]

@@ -407,3 +407,25 @@ def test_fold_adds_up_every_occurrence() -> None:
     fold(product([heads, total([half, half])]), np.arange(8.0), sums)
     assert sums[half].tolist() == [0 + 2 + 4 + 6, 1 + 3 + 5 + 7]
     assert sums[heads].tolist() == [0 + 1 + 2 + 3, 4 + 5 + 6 + 7]
+
+
+def test_what_lies_between_empty_dimensions_is_regrouped() -> None:
+    """No box was found: the couplings behind it are learned all the same."""
+    space = Space()
+    channels, height, width = (space.fresh(n) for n in (8, 3, 5))
+    empty, flat = space.regroup([EMPTY, channels, height, width], [0, 120])
+    assert (empty, flat) == (EMPTY, product([channels, height, width]))
+    assert space.regroup([flat, EMPTY, UNIT, UNIT], [4, 30, 0, 1]) == [
+        *space.regroup([channels, height, width], [4, 30]),
+        EMPTY,
+        UNIT,
+    ]
+
+
+@pytest.mark.parametrize("sizes", [[0, 4, 2], [0, 4], [8, 0, 0], [1, 0]])
+def test_regrouping_nothing_into_another_shape_freezes(sizes: list[int]) -> None:
+    space = Space()
+    axis = space.fresh(6)
+    result = space.regroup([EMPTY, axis], sizes)
+    assert [a.size for a in result] == sizes
+    assert all(space.is_frozen(a) for a in (axis, *result))

@@ -7,17 +7,18 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import detection, optical_flow, quantization, segmentation, video
 
-from benchmarks.zoo.case import Case, Example
+from benchmarks.zoo.case import Case, Example, randomize
 
 # With the part of the parameters that is left when every free atom is halved: more means that something is frozen.
 SAMPLE = {
     "convnext_tiny": 0.27,
     "densenet121": 0.29,
     "efficientnet_b0": 0.33,
+    "fasterrcnn_mobilenet_v3_large_320_fpn": 0.26,
     "googlenet": 0.32,
     "lraspp_mobilenet_v3_large": 0.27,
     "mc3_18": 0.26,
@@ -31,6 +32,7 @@ SAMPLE = {
     "resnext50_32x4d": 0.18,
     "shufflenet_v2_x0_5": 0.46,
     "squeezenet1_1": 0.36,
+    "ssdlite320_mobilenet_v3_large": 0.29,
     "swin_t": 0.27,
 }
 
@@ -80,9 +82,41 @@ def _segmenter(name: str) -> Callable[[], Example]:
 
 def _detector(name: str) -> Callable[[], Example]:
     def build() -> Example:
-        return Example(_model(name, weights_backbone=None, num_classes=4), ([torch.rand(3, 96, 128)],))
+        options: dict[str, Any] = {"detections_per_img": 10, "topk_candidates": 20, "score_thresh": 0.0}
+        if "rcnn" in name:
+            options = {"box_detections_per_img": 10, "box_score_thresh": 0.0, "rpn_score_thresh": 0.0}
+            options |= {"rpn_post_nms_top_n_test": 20, "rpn_pre_nms_top_n_test": 30}
+        if not name.startswith("ssd"):  # those have one size
+            options |= {"min_size": 96, "max_size": 128}
+        model = _model(name, weights_backbone=None, num_classes=4, **options).eval()
+        args = ([torch.rand(3, 96, 128), torch.rand(3, 80, 128)],)
+        randomize(model)
+        _spread(model, args)
+        return Example(model, args)
 
     return build
+
+
+def _spread(model: nn.Module, args: tuple[Any, ...]) -> None:
+    """Scale each layer so that its outputs differ from place to place as much as its inputs do: with random weights as
+    they come, all scores are alike, up to ties in the last digit, and boxes are empty.
+    """
+    seen: set[nn.Module] = set()
+
+    def scale(layer: nn.Module, given: Any, out: Tensor) -> Tensor | None:
+        if layer in seen or not out.numel():
+            return None
+        seen.add(layer)
+        factor = 0.5 / out.std().item()
+        layer.weight.mul_(factor)
+        return layer.forward(*given)
+
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(scale) for layer in layers]
+    with torch.no_grad():
+        model(*args)
+    for hook in hooks:
+        hook.remove()
 
 
 def _video(name: str) -> Callable[[], Example]:

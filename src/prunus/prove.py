@@ -20,10 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.axes import Atom, Axes, Axis, Keep, Space, atoms, count, fold, keep_vector
 from prunus.errors import InputError, PlanError
-from prunus.operators import Call, find
+from prunus.operators import Call, find, operator_name
 from prunus.plan import Plan
 from prunus.running import check_eager, outputs_in
 from prunus.surgery import named_tensors
+from prunus.trace.choices import Choices
 from prunus.trace.functions import OpenMode
 from prunus.trace.modes import AxisMode
 from prunus.trace.run import as_inputs, axes_of_tensors, real_copy, run_under
@@ -80,14 +81,15 @@ def prove(model: nn.Module, small: nn.Module, plan: Plan, args: Any, kwargs: Map
     positional, keywords = as_inputs(args, kwargs)
     inputs = pytree.tree_map_only(Tensor, _as_double, (positional, keywords))
     original = real_copy(model, torch.float64).eval()
-    calls, keep = _learn(original, plan, *inputs)
+    choices = Choices()
+    found = _run(real_copy(small, torch.float64).eval(), inputs, _DoubleMode(choices))
+    calls, keep = _learn(original, plan, inputs, Choices(choices.made))
     for name, tensor in named_tensors(original).items():
         for dim, indices in plan.kept.get(name, {}).items():
             gone = sorted(set(range(tensor.shape[dim])) - set(indices))
             tensor.data.index_fill_(dim, torch.tensor(gone), 0)
     mode = _MaskMode(calls, keep)
     expected = _run(original, inputs, mode)
-    found = _run(real_copy(small, torch.float64).eval(), inputs, _DoubleMode())
     error = _compare(outputs_in(expected), outputs_in(found))
     leaks = tuple(dict.fromkeys(mode.leaks))
     outputs = outputs_in(expected)
@@ -135,14 +137,17 @@ class _Learned:
     strides: tuple[tuple[int, ...], ...]
 
 
-def _learn(model: nn.Module, plan: Plan, args: Any, kwargs: Any) -> tuple[list[_Learned], dict[Atom, Keep]]:
-    """Learn the axes of the real run, operator by operator, and what the plan means for its atoms."""
+def _learn(model: nn.Module, plan: Plan, inputs: Any, choices: Choices) -> tuple[list[_Learned], dict[Atom, Keep]]:
+    """Learn the axes of the real run, operator by operator, and what the plan means for its atoms.
+
+    The run is led through the choices that the small model made. The masked run makes its own: it must decide alike.
+    """
     space = Space()
     tensors = named_tensors(model)
     axes = axes_of_tensors(tensors.values(), space)
-    mode = _LearnMode(space)
+    mode = _LearnMode(space, choices)
     with _DoubleMode():
-        run_under(model, args, kwargs, mode, OpenMode(), space)
+        run_under(model, inputs[0], inputs[1], mode, OpenMode(), space)
     resolved = {name: tuple(space.resolve(a) for a in axes[id(t)]) for name, t in tensors.items()}
     for call in mode.learned:
         call.__dict__.update(
@@ -155,8 +160,8 @@ def _learn(model: nn.Module, plan: Plan, args: Any, kwargs: Any) -> tuple[list[_
 
 
 class _LearnMode(AxisMode):
-    def __init__(self, space: Space) -> None:
-        super().__init__(space, real=True)
+    def __init__(self, space: Space, choices: Choices) -> None:
+        super().__init__(space, real=True, choices=choices)
         self.learned: list[_Learned] = []
         self.on_call = self._note
 
@@ -193,13 +198,14 @@ def _mask(plan: Plan, name: str, dim: int, size: int) -> Keep:
 
 
 class _DoubleMode(TorchDispatchMode):
-    """Casts to lower floating precision give fp64 instead, so that a proof isn't limited by them."""
+    """Casts to lower floating precision give fp64 instead, so that a proof isn't limited by them; notes choices."""
 
-    def __init__(self) -> None:
+    def __init__(self, choices: Choices | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.choices = choices or Choices()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **_doubled(kwargs))
+        return self.choices.run(func, args, _doubled(kwargs))
 
 
 def _doubled(kwargs: Any) -> dict[str, Any]:
@@ -222,7 +228,7 @@ class _MaskMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = _doubled(kwargs)
         call = next(self.calls)
-        if call.name != func._schema.name.split("::")[1]:
+        if call.name != operator_name(func):
             raise PlanError(f"the masked original runs {func._schema.name} where the original runs {call.name}.")
         if any(self._is_cut(axis) for axis in call.statistics):
             return self._over_kept(func, args, kwargs, call)

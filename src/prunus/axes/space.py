@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from prunus.axes.expression import EMPTY, UNIT, Atom, Axis, Product, Sum, atoms, product, total
+
+_T = TypeVar("_T")
 
 
 class Space:
@@ -188,10 +192,24 @@ class Space:
 
     def regroup(self, axes: Sequence[Axis], sizes: Sequence[int]) -> list[Axis]:
         """The same row-major run of positions as ``axes``, in dimensions of the given ``sizes``."""
+        if 0 in sizes:
+            return self._regroup_around_empty(list(axes), list(sizes))
         result: list[Axis] = []
         for run, wanted in _runs([axis.size for axis in axes], sizes):
             result += self._regroup_run([axes[i] for i in run], [sizes[j] for j in wanted])
         return result
+
+    def _regroup_around_empty(self, axes: Sequence[Axis], sizes: Sequence[int]) -> list[Axis]:
+        """Without any position: what lies between the empty dimensions is regrouped by itself, if that can be."""
+        spans, wanted = _between_empty(axes, [axis.size for axis in axes]), _between_empty(sizes, sizes)
+        result: list[Axis] = []
+        for span, new in zip(spans, wanted, strict=False):
+            if len(spans) != len(wanted) or math.prod(axis.size for axis in span) != math.prod(new):
+                reason = f"regrouped from {[axis.size for axis in axes]} to {list(sizes)}, without any position"
+                self._give_up(axes, reason)
+                return [self.fresh(size, reason) for size in sizes]
+            result += [EMPTY, *self.regroup(span, new)]
+        return result[1:]
 
     def _regroup_run(self, axes: list[Axis], sizes: list[int]) -> list[Axis]:
         if len(axes) == len(sizes) == 1:
@@ -255,10 +273,19 @@ class Space:
         raise AssertionError("a cut inside a sum falls in one of its terms")
 
 
+def _between_empty(items: Sequence[_T], sizes: Sequence[int]) -> list[list[_T]]:
+    """``items`` in the runs that the dimensions of size zero leave between them."""
+    runs: list[list[_T]] = [[]]
+    for item, size in zip(items, sizes, strict=True):
+        if size:
+            runs[-1].append(item)
+        else:
+            runs.append([])
+    return runs
+
+
 def _runs(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """Pair the shortest runs of dimensions of ``before`` and ``after`` that hold the same number of positions."""
-    if 0 in before:
-        return [(list(range(len(before))), list(range(len(after))))]
     runs: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(before) or j < len(after):

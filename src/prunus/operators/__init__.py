@@ -9,10 +9,11 @@ from prunus.operators import (
     normalization,
     pooling,
     reduction,
+    regions,
     shape,
 )
 from prunus.operators.pointwise import find
-from prunus.operators.table import TABLE, Call, Row, unsupported
+from prunus.operators.table import TABLE, Call, Row, operator_name, unsupported
 
 __all__ = [
     "TABLE",
@@ -25,8 +26,10 @@ __all__ = [
     "find",
     "indexing",
     "normalization",
+    "operator_name",
     "pooling",
     "reduction",
+    "regions",
     "shape",
     "unsupported",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prunus.axes import Axes, product
+from prunus.axes import Axes, Axis, product
 from prunus.operators.table import Call, row
 
 
@@ -22,25 +22,29 @@ def convolution(call: Call) -> Axes:
     A transposed convolution's weight is ``[groups * i, o, ...]``.
     """
     x, weight, bias = call.first(), call.axes("weight"), call.maybe_axes("bias")
-    groups = call.arg("groups")
-    transposed = bool(call.arg("transposed"))
     batched = x if len(x) == len(weight) else (call.fresh(1), *x)
-    if groups == 1:
-        channels_in, channels_out = weight[:2] if transposed else (weight[1], weight[0])
-        call.unify(batched[1], channels_in)
-    else:
-        group = call.fresh(groups)
-        grouped, inner = weight[0], weight[1]
-        parts = call.fresh(weight[0].size // groups)
-        call.unify(grouped, product([group, parts]))
-        here, there = (parts, inner) if transposed else (inner, parts)
-        call.unify(batched[1], product([group, here]))
-        channels_out = product([group, there])
-        call.sized("groups", None, group)
+    channels_out = channels(call, batched[1], weight, transposed=bool(call.arg("transposed")))
     if bias is not None:
         call.unify(bias[0], channels_out)
     out = (batched[0], channels_out, *_positions(call, batched, weight))
     return out[len(batched) - len(x) :]
+
+
+def channels(call: Call, channels_in: Axis, weight: Axes, transposed: bool = False) -> Axis:
+    """Tie the channels that go in to the weight, in ``groups``; returns the channels that come out."""
+    groups = call.arg("groups")
+    if groups == 1:
+        expected, channels_out = weight[:2] if transposed else (weight[1], weight[0])
+        call.unify(channels_in, expected)
+        return channels_out
+    group = call.fresh(groups)
+    grouped, inner = weight[0], weight[1]
+    parts = call.fresh(weight[0].size // groups)
+    call.unify(grouped, product([group, parts]))
+    here, there = (parts, inner) if transposed else (inner, parts)
+    call.unify(channels_in, product([group, here]))
+    call.sized("groups", None, group)
+    return product([group, there])
 
 
 def _positions(call: Call, x: Axes, weight: Axes) -> Axes:

@@ -74,6 +74,46 @@ def _place(call: Call, axes: Axes, given: list[Tensor | None]) -> Axes:
     return (*rest[:at], *result, *rest[at:])
 
 
+@row("nonzero", "bincount", "_unique2", "unique_dim", "unique_consecutive", preserves_zero=False)
+def by_value(call: Call) -> list[Axes]:
+    """Outputs as long as the values of the input say."""
+    reason = f"{call.name}() looks at its values"
+    _freeze_all(call, reason)
+    return call.frozen_outputs(reason)
+
+
+@row("masked_select", preserves_zero=False)
+def masked_select(call: Call) -> Outputs:
+    """What a boolean mask takes, one after another."""
+    _freeze_all(call, "chosen by a boolean mask")
+    return call.frozen_outputs("chosen by a boolean mask")
+
+
+@row("masked_scatter", preserves_zero=False)
+def masked_scatter(call: Call) -> Axes:
+    """Writes the source, one value after another, where the mask is true.
+
+    Trailing dimensions along which the mask is expanded (rows of embeddings) are written whole, if the source has
+    them too; all else is frozen.
+    """
+    mask, axes = call.arg("mask"), call.first()
+    chosen, source = call.axes("mask"), call.axes("source")
+    whole = 0
+    while whole < min(mask.dim(), len(source)) and _repeats(mask, source, whole + 1):
+        whole += 1
+        call.unify(axes[-whole], chosen[-whole])
+        call.unify(axes[-whole], source[-whole])
+        call.reduces(axes[-whole])  # a removed index must not take its part of the source
+    for each in (axes, chosen, source):
+        for axis in each[: len(each) - whole]:
+            call.freeze(axis, "written by a boolean mask")
+    return axes
+
+
+def _repeats(mask: Tensor, source: Axes, back: int) -> bool:
+    return mask.stride(-back) == 0 and mask.shape[-back] == source[-back].size
+
+
 @row("index_select", preserves_zero=False)
 def index_select(call: Call) -> Axes:
     axes = call.first()

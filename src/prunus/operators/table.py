@@ -22,7 +22,9 @@ Rule = Callable[["Call"], Outputs]
 
 @dataclass(frozen=True)
 class Row:
-    """One operator: its name without namespace and overload, its rule, and how it treats removed indices.
+    """One operator: its name without overload, its rule, and how it treats removed indices.
+
+    The name has a namespace only where it isn't torch's own (see :func:`operator_name`).
 
     ``preserves_zero`` holds where zeros in the removed positions of the inputs give zeros in those of the outputs, so
     that the proof has nothing to mask and can check that the rule tells the truth.
@@ -123,7 +125,13 @@ class Call:
 
     @property
     def name(self) -> str:
-        return str(self.func._schema.name).split("::")[1]
+        return operator_name(self.func)
+
+
+def operator_name(func: OpOverload) -> str:
+    """The name that an operator has in the table: torch's own without a namespace, ``torchvision::nms`` with it."""
+    namespace, name = func._schema.name.split("::")
+    return name if namespace in ("aten", "prims") else f"{namespace}::{name}"
 
 
 def dims(value: Any, ndim: int) -> list[int]:

@@ -47,10 +47,13 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One traced run: the training mode it had, and the record of every operator call in it."""
+    """One traced run: the training mode it had, the record of every operator call in it, and what it decided by
+    values (see :class:`~prunus.trace.choices.Choices`).
+    """
 
     training: bool
     records: Sequence[Record]
+    choices: Sequence[Any] = ()
 
 
 @dataclass(eq=False)

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prunus.axes import Axes, Space
 from prunus.errors import InputError, PrunusError
 from prunus.operators import Call, find, unsupported
+from prunus.trace.choices import Choices
 from prunus.trace.inference import infer
 from prunus.trace.standins import AXES, NAME, SHADOW, SHADOW_LIMIT, meta_like, set_mark, shadow_of
 
@@ -44,9 +45,10 @@ class Record:
 class RunMode(TorchDispatchMode):
     """Runs operators on stand-ins, keeps shadows up to date, and hands every call to :meth:`learn`."""
 
-    def __init__(self, real: bool) -> None:
+    def __init__(self, real: bool, choices: Choices | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.real = real
+        self.choices = choices or Choices()
         self.records: list[Record] = []
         self.strides: tuple[int, ...] | None = None
         self.modules: list[str] = [""]
@@ -61,7 +63,7 @@ class RunMode(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         self.strides = args[0].stride() if func is torch.ops.aten.as_strided_.default else None
         if self.real:
-            result = func(*args, **kwargs)
+            result = self.choices.run(func, args, kwargs)
         else:
             args = tuple(self._stand_in(a) for a in args)
             kwargs = {key: self._stand_in(a) for key, a in kwargs.items()}
@@ -174,8 +176,8 @@ def _flat(value: Any) -> Iterator[Any]:
 class AxisMode(RunMode):
     """Learns the axes of every tensor, by the operator table."""
 
-    def __init__(self, space: Space, real: bool = False) -> None:
-        super().__init__(real)
+    def __init__(self, space: Space, real: bool = False, choices: Choices | None = None) -> None:
+        super().__init__(real, choices)
         self.space = space
         self.unsupported: dict[str, str] = {}
         self.reached: set[str] = set()
@@ -201,7 +203,7 @@ class AxisMode(RunMode):
             name = tensor.__dict__.get(NAME)
             if name is not None:
                 self.reached.add(name)
-        row = find(call.name) if func.namespace in ("aten", "prims") else None
+        row = find(call.name)
         result = row.rule(call) if row is not None else None
         if not outputs:  # a value is read: no axes are related
             result = []

@@ -17,6 +17,7 @@ from prunus.running import as_args, check_eager, outputs_in, states_in, tensors_
 from prunus.sizes import Attribute, Ledger, solve
 from prunus.surgery import copy_model, named_tensors
 from prunus.trace.attributes import traced_attributes
+from prunus.trace.choices import Choices
 from prunus.trace.functions import OpenMode, SizeMode
 from prunus.trace.graph import Graph, Run
 from prunus.trace.modes import AxisMode, Record, RowError, RunMode, ShapeMode
@@ -126,7 +127,7 @@ class _Tracer:
                 self.space.freeze(axis, "a model output")
         for state in dict.fromkeys(states_in(outputs)):
             self.notes.append(f"the {state} among the outputs is the model's own state, and is cut with it")
-        return Run(training, mode.records)
+        return Run(training, mode.records, mode.choices.made)
 
     def _unreached(self) -> list[str]:
         reached = {name for mode in self.modes for name in mode.reached}
@@ -240,11 +241,13 @@ def _leaving(mode: RunMode) -> Any:
 
 
 def record_shapes(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool, real: bool
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run, real: bool
 ) -> tuple[list[Record], Exception | None]:
-    """Run a copy of ours; returns its operator calls with their output shapes, and what stopped it, if anything."""
-    model.train(training)
-    mode = ShapeMode(real)
+    """Run a copy of ours again, led by the choices of the first ``run``; returns its operator calls with their output
+    shapes, and what stopped it, if anything.
+    """
+    model.train(run.training)
+    mode = ShapeMode(real, Choices(run.choices))
     try:
         run_under(model, args, kwargs, mode, OpenMode())
     except Exception as error:  # noqa: BLE001 - the caller reports it with the place in the run
