@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import detection, optical_flow, quantization, segmentation, video
+from torchvision.models.optical_flow import raft
 
 from benchmarks.zoo.case import Case, Example, randomize
 
@@ -130,9 +131,23 @@ def _video(name: str) -> Callable[[], Example]:
 def _flow(name: str) -> Callable[[], Example]:
     def build() -> Example:
         images = tuple(torch.rand(1, 3, 128, 128) for _ in range(2))
-        return Example(_model(name), images, {"num_flow_updates": 2})
+        model = _model(name, corr_block=_Correlation())
+        model.update_block.motion_encoder.register_forward_pre_hook(_in_one_precision)
+        return Example(model, images, {"num_flow_updates": 2})
 
     return build
+
+
+class _Correlation(raft.CorrBlock):  # type: ignore[misc]
+    """torchvision makes coordinates in fp32; this runs in fp64 too."""
+
+    def index_pyramid(self, centroids_coords: Tensor) -> Tensor:
+        found: Tensor = super().index_pyramid(centroids_coords.to(self.corr_pyramid[0].dtype))
+        return found
+
+
+def _in_one_precision(module: nn.Module, args: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return args[0].to(args[1].dtype), args[1]
 
 
 def _quantized(name: str, quantize: bool) -> Callable[[], Example]:
