@@ -19,7 +19,7 @@ X = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
 def halves(model: nn.Module, *args: object) -> nn.Module:
     """The small model, proven, with about half of its widths."""
     model.eval()
-    plan = prunus.plan(model, args, ratio=0.5, importance="random")
+    plan = prunus.plan(model, args, ratio=0.5)
     small = plan.apply(model)
     proof = prunus.prove(model, small, plan, args)
     assert proof.ok, proof
