@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import prunus
 from benchmarks.zoo.case import randomize
+from prunus import masks
+from prunus.train import fit
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -95,3 +97,63 @@ def test_compiled_it_computes_the_same() -> None:
     small = prunus.prune(net().cuda(), images(), ratio=0.5)
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(small)(images()), small(images()), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_two_of_four_computes_the_same_and_is_chosen_only_if_faster(dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2048, 8192), nn.ReLU(), nn.Linear(8192, 2048), nn.ReLU(), nn.Linear(2048, 10))
+    prunus.Sparsifier(model, only=["0.weight", "2.weight"]).prune(granularity="2:4")
+    model = model.to("cuda", dtype).eval()
+    x = torch.randn(4096, 2048, device="cuda", dtype=dtype)
+    fast = prunus.accelerate_sparse(model, x)
+    print(fast)
+    assert [set(layer.sparse) for layer in fast.layers] == [{"2:4"}, {"2:4"}, set()]  # measured, not refused
+    for layer in fast.layers[:2]:
+        assert (layer.chosen == "2:4") == (layer.sparse["2:4"].median_ms < layer.dense.median_ms)
+    with torch.inference_mode():
+        found, expected = fast.model(x), model(x)
+    assert float((found - expected).abs().max()) <= 2e-2 * float(expected.abs().max())
+
+
+def test_weights_without_the_pattern_stay_dense():
+    model = nn.Sequential(nn.Linear(256, 256)).to("cuda", torch.float16)
+    prunus.Sparsifier(model).prune(0.5, "random")
+    fast = prunus.accelerate_sparse(model, torch.randn(64, 256, device="cuda", dtype=torch.float16))
+    assert fast.layers[0].chosen == "dense" and not fast.layers[0].sparse
+
+
+@pytest.mark.parametrize("importance", sorted(masks.CRITERIA))
+def test_criteria_and_masks_on_the_device(importance):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 4))
+    data = [(torch.randn(6, 4, 4, 4), torch.arange(6) % 4) for _ in range(2)]  # batches follow the model's device
+    on_cpu = prunus.Sparsifier(model)
+    twin = prunus.Sparsifier(copy.deepcopy(model).cuda())
+    on_cpu.prune(0.5, importance, data=data)
+    twin.prune(0.5, importance, data=data)
+    assert twin.sparsity == on_cpu.sparsity and twin.masks["0.weight"].is_cuda
+    if importance != "random":
+        same = [(twin.masks[n].cpu() == m).float().mean() for n, m in on_cpu.masks.items()]
+        assert min(same) > 0.98  # TF32 and other orders of summation move a few scores
+
+
+def test_sparsegpt_on_the_device():
+    model = nn.Sequential(nn.Linear(64, 32)).cuda()
+    sparse = masks.sparsegpt(prunus.Sparsifier(model), 0.5, data=[torch.randn(128, 64)], loss=lambda m, b: m(b))
+    assert sparse.sparsity == 0.5 and int((model[0].weight == 0).sum()) == 1024
+
+
+def test_masks_follow_a_model_that_fit_moves():
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    sparse = prunus.Sparsifier(model).prune(0.5)
+    data = [[torch.randn(8, 8), torch.arange(8) % 4] for _ in range(3)]
+    for hook in (sparse, masks.SET(sparse, every=1), masks.RigL(sparse, every=1, end=9)):
+        fit(model, data, epochs=1, hooks=[hook])
+        assert model[0].weight.device.type == "cpu"
+        sparse.enforce()
+        assert sparse.sparsity == 0.5 and all(int((w != 0).sum()) <= int(m.sum()) for w, m in _pairs(sparse))
+
+
+def _pairs(sparse):
+    return [(sparse.weights[name], mask) for name, mask in sparse.masks.items()]

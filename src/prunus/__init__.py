@@ -21,17 +21,22 @@ from prunus.sensitivity import Sensitivity, sensitivity
 from prunus.trace import Graph, trace
 
 if TYPE_CHECKING:
+    from prunus.deploy.acceleration import accelerate_sparse
     from prunus.deploy.export import export
     from prunus.deploy.saving import load, save
+    from prunus.deploy.sparse import load_sparse, save_sparse
     from prunus.masks.sparsifier import Sparsifier
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "Sparsifier": "prunus.masks.sparsifier",
+    "accelerate_sparse": "prunus.deploy.acceleration",
     "export": "prunus.deploy.export",
     "load": "prunus.deploy.saving",
+    "load_sparse": "prunus.deploy.sparse",
     "save": "prunus.deploy.saving",
+    "save_sparse": "prunus.deploy.sparse",
 }
 
 __all__ = [
@@ -48,15 +53,18 @@ __all__ = [
     "Sensitivity",
     "Sparsifier",
     "TraceError",
+    "accelerate_sparse",
     "compensate",
     "export",
     "load",
+    "load_sparse",
     "plan",
     "profile",
     "prove",
     "prune",
     "recalibrate",
     "save",
+    "save_sparse",
     "sensitivity",
     "trace",
 ]

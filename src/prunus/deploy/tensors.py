@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from prunus.errors import SaveError
 
-_DTYPES = {
+DTYPES = {
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8),
     *(torch.complex64, torch.bool),
 }
+"""What safetensors stores."""
 
 
 class Packed(NamedTuple):
@@ -74,7 +75,7 @@ def _plain(name: str, value: object) -> Tensor:
         raise SaveError(
             f"{name!r} is a {type(value).__name__} of layout {value.layout}: make it a plain, dense tensor first."
         )
-    if value.dtype not in _DTYPES:
+    if value.dtype not in DTYPES:
         raise SaveError(f"{name!r} is of {value.dtype}, which safetensors can't store: convert it first.")
     return value.detach().resolve_conj().resolve_neg()
 
