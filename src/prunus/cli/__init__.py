@@ -8,6 +8,7 @@ import typer
 
 from prunus.cli.demo import demo
 from prunus.cli.inspect import inspect
+from prunus.cli.masks import masks
 from prunus.cli.profile import profile
 from prunus.cli.prune import prune
 from prunus.errors import PrunusError
@@ -20,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (inspect, profile, prune, demo):
+for command in (inspect, profile, masks, prune, demo):
     app.command()(command)
 
 

@@ -17,6 +17,7 @@ import typer
 from torch import Tensor, nn
 
 from prunus.errors import InputError, suggest
+from prunus.masks.interop import plain_state_dict
 
 Model = Annotated[
     str,
@@ -37,7 +38,11 @@ Inputs = Annotated[
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option("--weights", "-w", help="State dict to load: .safetensors, or .pt/.pth without pickled code."),
+    typer.Option(
+        "--weights",
+        "-w",
+        help="State dict to load: .safetensors, or .pt/.pth without pickled code; torch's pruning masks apply.",
+    ),
 ]
 
 _SHAPE = re.compile(r"(\d+(?:[x,]\d+)*)(?::(\w+))?")
@@ -152,7 +157,7 @@ def _load(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise InputError(f"there is no file {path}.")
     try:
-        model.load_state_dict(_state(path))
+        model.load_state_dict(plain_state_dict(_state(path)))
     except (RuntimeError, TypeError, AttributeError) as error:
         words = " ".join(str(error).split())[:300]
         raise InputError(f"{path} doesn't fit {type(model).__name__}: {words}") from error
