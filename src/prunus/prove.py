@@ -22,7 +22,7 @@ from prunus.axes import Atom, Axes, Axis, Keep, Space, atoms, count, fold, keep_
 from prunus.errors import InputError, PlanError
 from prunus.operators import Call, find, operator_name
 from prunus.plan import Plan
-from prunus.running import check_eager, outputs_in
+from prunus.running import check_eager, mapped, outputs_in
 from prunus.surgery import named_tensors
 from prunus.trace.choices import Choices
 from prunus.trace.functions import OpenMode
@@ -79,7 +79,7 @@ def prove(model: nn.Module, small: nn.Module, plan: Plan, args: Any, kwargs: Map
     if any(tensor.is_meta for each in (model, small) for tensor in each.parameters()):
         raise InputError("a model on the meta device has no values to compare: load its weights first.")
     positional, keywords = as_inputs(args, kwargs)
-    inputs = pytree.tree_map_only(Tensor, _as_double, (positional, keywords))
+    inputs = mapped(_as_double, (positional, keywords))
     original = real_copy(model, torch.float64).eval()
     choices = Choices()
     found = _run(real_copy(small, torch.float64).eval(), inputs, _DoubleMode(choices))
@@ -103,7 +103,7 @@ def _as_double(tensor: Tensor) -> Tensor:
 
 
 def _run(model: nn.Module, inputs: Any, mode: TorchDispatchMode) -> Any:
-    own = pytree.tree_map_only(Tensor, torch.clone, inputs)
+    own = mapped(torch.clone, inputs)
     with torch.random.fork_rng(devices=[]), torch.no_grad(), mode, OpenMode():
         return model(*own[0], **own[1])
 

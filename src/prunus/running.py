@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import copy
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -57,17 +60,77 @@ def _is_quantized(kind: type[nn.Module]) -> bool:
 
 def cloned(value: Any) -> Any:
     """``value`` with a detached copy of every tensor in it, for a model that may work on its inputs in place."""
-    return pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), value)
+    return mapped(lambda tensor: tensor.detach().clone(), value)
+
+
+def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """``value`` with every tensor in it replaced; objects that hold tensors are copied.
+
+    Raises:
+        InputError: such an object can't be copied.
+    """
+
+    def each(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return function(leaf)
+        inside = {id(tensor): function(tensor) for tensor in tensors_in(leaf)}
+        try:
+            return copy.deepcopy(leaf, inside) if inside else leaf
+        except (TypeError, RuntimeError) as error:
+            raise InputError(f"an input of type {type(leaf).__name__} can't be copied ({error}).") from error
+
+    return pytree.tree_map(each, value)
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors inside nested tuples, lists, dicts and dataclasses known to torch, in order."""
-    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+    """The tensors inside nested containers, dataclasses and other objects, in order."""
+    return [leaf for leaf in _leaves(value, lambda _: False, {}) if isinstance(leaf, Tensor)]
 
 
 def outputs_in(value: Any) -> list[Tensor]:
-    """The tensors of a model's output, without those of the states it keeps for its own next call (see `states_in`)."""
-    return [leaf for leaf in pytree.tree_leaves(value, is_leaf=_is_state) if isinstance(leaf, Tensor)]
+    """The tensors and arrays of a model's output, without the states it keeps for its own next call (see `states_in`).
+
+    Raises:
+        InputError: there is an iterator in it, whose tensors nobody has seen yet.
+    """
+    found: list[Tensor] = []
+    for leaf in _leaves(value, _is_state, {}):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc":
+            found.append(torch.from_numpy(leaf.copy()))
+        elif isinstance(leaf, Iterator):
+            raise InputError(
+                f"the model returns a {type(leaf).__name__}, which gives its tensors later: return a list."
+            )
+    return found
+
+
+def _leaves(value: Any, is_leaf: Callable[[Any], bool], seen: dict[int, Any]) -> Iterator[Any]:
+    """What is left of ``value`` when every container and every object that holds something is opened."""
+    for leaf in pytree.tree_leaves(value, is_leaf=is_leaf):
+        held = [] if isinstance(leaf, _OPAQUE) or is_leaf(leaf) or id(leaf) in seen else _held(leaf)
+        if not held:
+            yield leaf
+        seen[id(leaf)] = leaf  # kept, so that no other object gets its id
+        for each in held:
+            yield from _leaves(each, is_leaf, seen)
+
+
+_OPAQUE = (
+    *(Tensor, nn.Module, np.ndarray, str, bytes, bytearray, int, float, complex, type(None), Iterator),
+    *(type, types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType),
+)
+
+
+def _held(value: Any) -> list[Any]:
+    """What an object that torch's pytree doesn't know holds: its items, and its attributes."""
+    if isinstance(value, Mapping):
+        return list(value.values())
+    items = list(value) if isinstance(value, Sequence | Set) else []
+    slots = [kind.__dict__.get("__slots__", ()) for kind in type(value).__mro__]
+    names = [name for each in slots for name in ([each] if isinstance(each, str) else each)]
+    return [*items, *getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in names)]
 
 
 def states_in(value: Any) -> list[str]:

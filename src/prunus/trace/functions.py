@@ -258,6 +258,12 @@ def _attended(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Any) ->
         mode.axes.space.freeze(width, "it sets the scale of scaled_dot_product_attention(), which is given none")
 
 
+@handles("numpy __dlpack__")
+def _left_torch(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+    for axis in mode.axes.axes_of(args[0]):
+        mode.axes.space.freeze(axis, "its values leave torch, as an array")
+
+
 @handles("narrow")
 def _narrowed(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Tensor) -> None:
     dim, start, length = (

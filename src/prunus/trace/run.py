@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from prunus.axes import Axes, Space
 from prunus.errors import InputError, TraceError
-from prunus.running import as_args, check_eager, outputs_in, states_in, tensors_in
+from prunus.running import as_args, check_eager, mapped, outputs_in, states_in, tensors_in
 from prunus.sizes import Attribute, Ledger, solve
 from prunus.surgery import copy_model, named_tensors
 from prunus.trace.attributes import traced_attributes
@@ -222,7 +221,7 @@ def restored(model: nn.Module) -> Iterator[None]:
 
 def _own_inputs(inputs: Any, real: bool) -> Any:
     if real:
-        return pytree.tree_map_only(Tensor, lambda t: t.detach().cpu().clone(), copy.copy(inputs))
+        return mapped(lambda t: t.detach().cpu().clone(), inputs)
     return meta_inputs(inputs)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from prunus.running import mapped
 from prunus.surgery import copy_model, named_tensors
 
 AXES = "_prunus_axes"
@@ -58,7 +58,7 @@ def meta_copy(model: nn.Module) -> nn.Module:
 
 def meta_inputs(values: Any) -> Any:
     """The example inputs on the meta device; those with values that Python may read have shadows."""
-    return pytree.tree_map_only(Tensor, lambda t: meta_like(t, has_values(t)), values)
+    return mapped(lambda t: meta_like(t, has_values(t)), values)
 
 
 def mark_names(model: nn.Module) -> dict[str, Tensor]:
