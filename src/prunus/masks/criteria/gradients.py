@@ -56,7 +56,7 @@ def synflow(task: Task) -> dict[str, Tensor]:
     inputs are used.
 
     Raises:
-        InputError: the inputs are integers, which can't be ones in its sense.
+        InputError: the inputs are integers, which can't be ones in its sense, or the output saturates.
     """
     batch = next(task.batches())
     inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
@@ -71,4 +71,9 @@ def synflow(task: Task) -> dict[str, Tensor]:
         output = call(positive, (torch.ones_like(inputs[:1], dtype=torch.float64),), {})
         flow = torch.stack([tensor.sum() for tensor in tensors_in(output)]).sum()
         found = replace(task, weights=weights).derivatives(flow)
+    if all(not bool(slope.any()) for slope in found.values()):
+        raise InputError(
+            "no flow reaches any weight: with all weights positive the output saturates (a sigmoid or softmax at the "
+            "end?). Give synflow the model without it."
+        )
     return {name: (found[name] * weight).detach() for name, weight in weights.items()}
