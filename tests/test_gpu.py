@@ -110,7 +110,7 @@ def test_two_of_four_computes_the_same_and_is_chosen_only_if_faster(dtype):
     print(fast)
     assert [set(layer.sparse) for layer in fast.layers] == [{"2:4"}, {"2:4"}, set()]  # measured, not refused
     for layer in fast.layers[:2]:
-        assert (layer.chosen == "2:4") == (layer.sparse["2:4"].median_ms < layer.dense.median_ms)
+        assert layer.chosen == "dense" or layer.sparse["2:4"].median_ms < layer.dense.median_ms
     with torch.inference_mode():
         found, expected = fast.model(x), model(x)
     assert float((found - expected).abs().max()) <= 2e-2 * float(expected.abs().max())
@@ -148,7 +148,12 @@ def test_masks_follow_a_model_that_fit_moves():
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
     sparse = prunus.Sparsifier(model).prune(0.5)
     data = [[torch.randn(8, 8), torch.arange(8) % 4] for _ in range(3)]
-    for hook in (sparse, masks.SET(sparse, every=1), masks.RigL(sparse, every=1, end=9)):
+    hooks = (
+        *(sparse, masks.SET(sparse, every=1), masks.RigL(sparse, every=1, end=9)),
+        *(masks.SRSTE(sparse), masks.Movement(sparse, 0.5, end=2), masks.SoftFilter(sparse, 0.5)),
+        masks.Gradual(sparse, 0.5, end=1, initial=0.0),
+    )
+    for hook in hooks:
         fit(model, data, epochs=1, hooks=[hook])
         assert model[0].weight.device.type == "cpu"
         sparse.enforce()

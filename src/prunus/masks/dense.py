@@ -37,6 +37,8 @@ class SRSTE:
     @torch.no_grad()
     def before_step(self) -> None:
         """Put the full weights back; pull those that are masked towards zero."""
+        self.sparse.follow()
+        self.full = _beside(self.full, self.sparse)
         for name, weight in self.sparse.weights.items():
             weight.copy_(self.full[name])
             if weight.grad is not None:
@@ -96,6 +98,8 @@ class Movement:
     @torch.no_grad()
     def before_step(self) -> None:
         """Gather the scores, and let only what is kept move."""
+        self.sparse.follow()
+        self.full, self.scores = _beside(self.full, self.sparse), _beside(self.scores, self.sparse)
         for name, weight in self.sparse.weights.items():
             if weight.grad is None:
                 continue
@@ -154,3 +158,8 @@ class SoftFilter:
 def _unmask(sparse: Sparsifier) -> None:
     """Let every weight compete again; the weights themselves stay."""
     sparse.masks = {name: torch.ones_like(mask) for name, mask in sparse.masks.items()}
+
+
+def _beside(tensors: dict[str, Tensor], sparse: Sparsifier) -> dict[str, Tensor]:
+    """The tensors on the devices of their weights, wherever the model was moved to."""
+    return {name: tensors[name].to(weight.device) for name, weight in sparse.weights.items()}

@@ -88,6 +88,7 @@ class Regrow:
 
     def _advance(self) -> None:
         if self.due():
+            self.sparse.enforce()  # what momentum moved must not count
             for name, weight in self.sparse.weights.items():
                 self._move(name, weight)
         self.count += 1
@@ -95,7 +96,6 @@ class Regrow:
     @torch.no_grad()
     def _move(self, name: str, weight: nn.Parameter) -> None:
         old = self.sparse.masks[name]
-        weight.masked_fill_(~old, 0)  # what the optimizer's momentum moved
         dropped = self.drop(weight.detach(), old)
         grown = self.grow(name, old, dropped, int(dropped.sum()))
         self.sparse.masks[name] = (old & ~dropped) | grown

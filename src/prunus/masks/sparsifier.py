@@ -109,6 +109,7 @@ class Sparsifier:
             InputError: an argument is out of range or unknown, or the criterion can't be used here.
             NothingToPrune: no weight would be masked.
         """
+        self.follow()
         before, how = self.masks, _How(importance, granularity, scope, below, data, loss)
         for share in self._shares(sparsity, granularity, below, rounds):
             self.masks = self._next(share, how)
@@ -141,11 +142,15 @@ class Sparsifier:
 
     @torch.no_grad()
     def enforce(self) -> None:
-        """Zero what is masked. The masks follow their weights to another device."""
+        """Zero what is masked."""
+        self.follow()
         for name, weight in self.weights.items():
-            if self.masks[name].device != weight.device:
-                self.masks[name] = self.masks[name].to(weight.device)
             weight.masked_fill_(~self.masks[name], 0)
+
+    def follow(self) -> None:
+        """Move the masks to where their weights are."""
+        weights = self.weights
+        self.masks = {name: mask.to(weights[name].device) for name, mask in self.masks.items()}
 
     def before_step(self) -> None:
         """Nothing to do before the optimizer's step."""
