@@ -400,6 +400,21 @@ add("scaled_dot_product_attention", n(2, 3, 5, 4), n(2, 3, 5, 4), n(2, 3, 5, 6),
 
 add("embedding", n(9, 4), i(9, 3, 5))
 add("_embedding_bag _embedding_bag_forward_only", n(9, 4), i(9, 7), torch.tensor([0, 2, 5]))
+for mode in (1, 2):
+    add("_embedding_bag _embedding_bag_forward_only", n(9, 4), i(9, 7), torch.tensor([0, 2, 5]), False, mode)
+
+# -- packed sequences, transforms, diagonals -----------------------------------------------------------------------
+
+add("_pack_padded_sequence", n(6, 3, 4), torch.tensor([6, 4, 2]), False)
+add("_pad_packed_sequence", n(12, 4), torch.tensor([3, 3, 2, 2, 1, 1]), False, 0.5, 6)
+add("_fft_r2c", n(4, 6, 5), [1], 0, True)
+add("_fft_c2c", torch.complex(n(4, 6, 5), n(4, 6, 5)), [0, 2], 1, True)
+add("_fft_c2r", torch.complex(n(4, 6), n(4, 6)), [1], 2, 10)
+add("diagonal diagonal_copy", n(4, 6, 5), 1, 0, 2)
+add("cdist _cdist_forward", n(3, 4, 6), n(3, 5, 6), 2.0, None)
+add("cdist _cdist_forward", n(4, 6), n(5, 6), 1.0, None)
+add("_euclidean_dist", n(4, 6), n(5, 6))
+add("_trilinear", n(4, 6), n(3, 6, 5), n(4, 5), [1, 3], [0], [1, 2], [2, 3])
 add("index _unsafe_index", n(4, 5, 3), [None, i(5, 7)], how="Tensor")
 add("index", n(4, 5, 3), [i(4, 6), None, i(3, 6)], how="Tensor")
 add("index", n(4, 5, 3), [i(4, 6, 1), i(5, 7)], how="Tensor")
@@ -554,6 +569,7 @@ UNCHECKED = {
     "_scaled_dot_product_flash_attention_for_cpu",
     *"torchvision::roi_align torchvision::roi_pool torchvision::ps_roi_align torchvision::ps_roi_pool".split(),
     "torchvision::deform_conv2d",  # it checks them, and prints a page of its stack for each
+    *"_pack_padded_sequence _pad_packed_sequence".split(),
 }
 
 SAMPLES[:] = [sample for sample in SAMPLES if sample.name not in UNREACHABLE]

@@ -79,7 +79,8 @@ def check(case: Case, contender: str = "prunus", onnx: bool = False) -> Outcome:
     left = after / before
     why = (case.why or why) if left > 0.6 else ""
     try:
-        error, remark = _error(original, small.eval(), example), ""
+        judged = _proven if case.by_proof and contender == "prunus" else _error
+        error, remark = judged(original, small.eval(), example), ""
     except NotFoundError as problem:
         error, remark = float("inf"), str(problem)
     except Exception as problem:  # noqa: BLE001 - a small model that doesn't run
@@ -104,6 +105,12 @@ def _error(original: nn.Module, small: nn.Module, example: Example) -> float:
     masked = reference(original, small, find_kept(original, small))
     expected = run(masked, example.args, example.kwargs)
     return difference(expected, run(small, example.args, example.kwargs))
+
+
+def _proven(original: nn.Module, small: nn.Module, example: Example) -> float:
+    """For the few that can't be judged by value."""
+    proof = prunus.prove(original, small, small.prunus_plan, example.args, example.kwargs)
+    return proof.max_rel_error if proof.ok else float("inf")
 
 
 def _refused(case: Case, example: Example, contender: str) -> Outcome:

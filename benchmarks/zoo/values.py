@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
-Kept = dict[str, tuple[Tensor, ...]]  # for each parameter, the kept indices of each dimension
+from prunus.running import no_fast_path
+
+Kept = dict[str, tuple[Tensor, ...]]  # for each parameter, and buffer that was cut, the kept indices of each dimension
 
 
 class NotFoundError(Exception):
@@ -45,6 +47,16 @@ def find_kept(original: nn.Module, small: nn.Module) -> Kept:
         if name not in places:
             raise NotFoundError(f"{name} is new")
         found[name] = _place(places[name].detach(), new.detach(), name)
+    theirs = dict(original.named_buffers())
+    for name, new in small.named_buffers():
+        old = theirs.get(name)
+        if (
+            old is not None
+            and old.shape != new.shape
+            and old.is_floating_point()
+            and old.unique().numel() == old.numel()
+        ):
+            found[name] = _place(old, new, name)
     return found
 
 
@@ -80,7 +92,8 @@ def reference(original: nn.Module, small: nn.Module, kept: Kept) -> nn.Module:
     """A copy of ``original`` with what isn't kept zeroed, and with its cut normalizations over the kept part alone."""
     masked = copy.deepcopy(original)
     with torch.no_grad():
-        for name, p in masked.named_parameters():
+        buffers = {name: b for name, b in masked.named_buffers() if name in kept}
+        for name, p in (*masked.named_parameters(), *buffers.items()):
             mask = torch.zeros(p.shape, dtype=torch.bool)
             if name in kept:
                 mask[np.ix_(*(i.numpy() for i in kept[name]))] = True
@@ -96,7 +109,8 @@ def reference(original: nn.Module, small: nn.Module, kept: Kept) -> nn.Module:
 
 def _is_norm(module: nn.Module) -> bool:
     leaf = not any(True for _ in module.children())
-    return leaf and "norm" in type(module).__name__.lower() and not isinstance(module, _NormBase)
+    name = type(module).__name__.lower()
+    return leaf and "norm" in name and name[0] != "_" and not isinstance(module, _NormBase)  # _SpectralNorm is no layer
 
 
 class _OverKept:
@@ -158,9 +172,12 @@ def tensors(output: Any) -> list[Tensor]:
 
 
 def run(model: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Any:
-    """The output in fp64 of a model that is in fp64, on copies of the inputs."""
+    """The output in fp64 of a model that is in fp64, on copies of the inputs.
+
+    Torch's transformer layers run as they are written: their fast path would not see the reference's normalizations.
+    """
     own = pytree.tree_map_only(Tensor, _double, (args, dict(kwargs)))
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad(), torch.random.fork_rng(), no_fast_path():
         torch.manual_seed(0)
         return model(*own[0], **own[1])
 

@@ -30,6 +30,8 @@ def layer_changes(
 def _sizes(module: nn.Module, shape: Shapes, groups: int) -> dict[str, int]:
     if isinstance(module, nn.MultiheadAttention):
         return _attention(shape, module)
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return _recurrent(shape, module)
     if not isinstance(module._parameters.get("weight"), nn.Parameter):
         return {"num_features": shape("running_mean")[0]} if _has_statistics(module) else {}
     weight = shape("weight")
@@ -60,3 +62,12 @@ def _attention(shape: Shapes, module: nn.MultiheadAttention) -> dict[str, int]:
     if module.in_proj_weight is not None:
         return {"embed_dim": width, "kdim": width, "vdim": width}
     return {"embed_dim": width, "kdim": shape("k_proj_weight")[1], "vdim": shape("v_proj_weight")[1]}
+
+
+def _recurrent(shape: Shapes, module: nn.RNNBase | nn.RNNCellBase) -> dict[str, int]:
+    """Gates lie on top of each other, ``[gates * hidden, ...]``; a projected state is narrower than the cell."""
+    if isinstance(module, nn.RNNCellBase):
+        return {"input_size": shape("weight_ih")[1], "hidden_size": shape("weight_hh")[1]}
+    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    sizes = {"input_size": shape("weight_ih_l0")[1], "hidden_size": shape("weight_ih_l0")[0] // gates}
+    return {**sizes, "proj_size": shape("weight_hr_l0")[0]} if module.proj_size else sizes

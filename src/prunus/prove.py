@@ -233,6 +233,8 @@ class _MaskMode(TorchDispatchMode):
         if any(self._is_cut(axis) for axis in call.statistics):
             return self._over_kept(func, args, kwargs, call)
         result = func(*args, **kwargs)
+        if not (func.is_view or func._schema.is_mutable):
+            result = _as_before(result, call.strides)
         outputs = [out for out in pytree.tree_leaves(result) if isinstance(out, Tensor)]
         dirty = [(out, axes) for out, axes in zip(outputs, call.outputs, strict=True) if self._leaks(out, axes)]
         if not dirty:
@@ -300,11 +302,31 @@ class _MaskMode(TorchDispatchMode):
         return tensor
 
 
+def _as_before(result: Any, strides: Sequence[tuple[int, ...]]) -> Any:
+    """New tensors in the layout that they had in the original's run."""
+    before = iter(strides)
+    return pytree.tree_map_only(
+        Tensor, lambda t: t if t.stride() == (wanted := next(before)) or 0 in wanted else _laid_out(t, wanted), result
+    )
+
+
 def _laid_out(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
     """A copy in the memory layout that the original's tensor had, so that the same operators follow."""
-    if 0 in stride:  # expanded: no layout of distinct values
-        return tensor.clone()
+    if 0 in stride:
+        stride = _unfolded(tensor.shape, stride)
     return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype).copy_(tensor)
+
+
+def _unfolded(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:
+    """Strides with room for distinct values in expanded dimensions (stride zero), which merge in a view with the same
+    neighbours as before: among themselves only.
+    """
+    step = 2 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
+    result = list(stride)
+    for d in range(len(shape) - 1, -1, -1):
+        if stride[d] == 0:
+            result[d], step = step, step * shape[d]
+    return tuple(result)
 
 
 def _set_size(func: Any, args: list[Any], kwargs: dict[str, Any], name: str, at: int | None, size: int) -> None:

@@ -8,9 +8,11 @@ from prunus.operators import (
     indexing,
     normalization,
     pooling,
+    recurrent,
     reduction,
     regions,
     shape,
+    spectral,
 )
 from prunus.operators.pointwise import find
 from prunus.operators.table import TABLE, Call, Row, operator_name, unsupported
@@ -28,8 +30,10 @@ __all__ = [
     "normalization",
     "operator_name",
     "pooling",
+    "recurrent",
     "reduction",
     "regions",
     "shape",
+    "spectral",
     "unsupported",
 ]

@@ -40,3 +40,23 @@ def linear(call: Call) -> Axes:
 @row("outer", "ger")
 def outer(call: Call) -> Axes:
     return (*call.axes_of(call.args[0]), *call.axes_of(call.args[1]))
+
+
+@row("_cdist_forward", "cdist", "_euclidean_dist", preserves_zero=False)
+def distances(call: Call) -> Axes:
+    """From each of ``[..., n, d]`` to each of ``[..., m, d]``; what isn't there is no distance."""
+    a, b = (call.axes_of(t) for t in call.args[:2])
+    call.unify(a[-1], b[-1])
+    return (*broadcast(call, [a[:-2], b[:-2]]), a[-2], b[-2])
+
+
+@row("_trilinear")
+def trilinear(call: Call) -> Axes:
+    """Three factors multiplied, each with dimensions inserted to broadcast, and summed over ``sumdim``."""
+    factors = []
+    for i in (1, 2, 3):
+        axes = list(call.axes(f"i{i}"))
+        for d in sorted(call.arg(f"expand{i}")):
+            axes.insert(d, UNIT)
+        factors.append(tuple(axes))
+    return tuple(axis for d, axis in enumerate(broadcast(call, factors)) if d not in call.arg("sumdim"))

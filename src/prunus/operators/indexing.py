@@ -19,16 +19,21 @@ def embedding(call: Call) -> Axes:
     return (*call.axes("indices"), weight[1])
 
 
-@row("_embedding_bag", "_embedding_bag_forward_only")
+@row("_embedding_bag", "_embedding_bag_forward_only", preserves_zero=False)
 def embedding_bag(call: Call) -> list[Axes]:
+    """Rows pooled over each bag; of maxima the last output has the indices, ``[bags, width]``."""
     weight = call.axes("weight")
     call.freeze(weight[0], "rows looked up by embedding_bag()")
     for name in ("indices", "offsets", "per_sample_weights"):
         for axis in call.maybe_axes(name) or ():
             call.freeze(axis, f"{name} of embedding_bag()")
     bags = call.fresh(call.outputs[0].shape[0], "bags of embedding_bag()")
-    rest = [tuple(call.fresh(n, "internal to embedding_bag()") for n in out.shape) for out in call.outputs[1:]]
-    return [(bags, weight[1]), *rest]
+    pooled = (bags, weight[1])
+    rest = (
+        pooled if out.dim() == 2 else tuple(call.fresh(n, "internal to embedding_bag()") for n in out.shape)
+        for out in call.outputs[1:]
+    )
+    return [pooled, *rest]
 
 
 @row("index", "_unsafe_index", preserves_zero=False)

@@ -273,3 +273,14 @@ def channel_shuffle(call: Call) -> Axes:
     outer, inner = call.space.regroup([axes[1]], [groups, axes[1].size // groups])
     call.sized("groups", None, outer)
     return (axes[0], product([inner, outer]), *axes[2:])
+
+
+@row("diagonal", "diagonal_copy")
+def diagonal(call: Call) -> Axes:
+    """Positions of two dimensions that are paired are frozen; the diagonal comes last."""
+    axes = call.first()
+    paired = dims([call.arg("dim1"), call.arg("dim2")], len(axes))
+    for d in paired:
+        call.freeze(axes[d], "diagonal() pairs positions along it")
+    rest = (axis for d, axis in enumerate(axes) if d not in paired)
+    return (*rest, call.fresh(call.outputs[0].shape[-1], "a diagonal"))

@@ -13,7 +13,8 @@ from prunus.surgery import is_record
 
 # Of torch's own layers only these are read as sizes of axes; the rest are windows, strides and the like.
 _OF_TORCH = {
-    *"groups num_groups normalized_shape embed_dim num_heads unflattened_size hidden_size input_size proj_size".split(),
+    *"groups num_groups normalized_shape embed_dim num_heads unflattened_size".split(),
+    *"hidden_size input_size proj_size d_model".split(),
 }
 # Never sizes of an axis, in subclasses of torch's layers either.
 _NEVER = {

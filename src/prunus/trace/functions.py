@@ -224,6 +224,17 @@ def _repeated(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Tensor)
             mode.require(times, parts[0], "is repeated")
 
 
+@handles("repeat_interleave")
+def _repeated_in_a_row(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Tensor) -> None:
+    times: Any = kwargs.get("repeats", args[1] if len(args) > 1 else None)
+    dim = kwargs.get("dim", args[2] if len(args) > 2 else None)
+    if isinstance(times, int) and times > 1:
+        axis = mode.axes.axes_of(result)[dim or 0]
+        parts = mode.axes.space.split(axis, axis.size // int(times))
+        if parts is not None:
+            mode.require(times, parts[1], "is repeated")
+
+
 @handles("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
 def _convolved(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Any) -> None:
     groups = kwargs.get("groups", args[6] if len(args) > 6 else 1)

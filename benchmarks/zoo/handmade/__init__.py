@@ -1,0 +1,25 @@
+"""What people write by hand: small models by theme, each around one habit that is hard to follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from benchmarks.zoo.case import Case
+from benchmarks.zoo.handmade import (
+    attention,
+    channels,
+    einops_models,
+    frozen,
+    inputs,
+    operators,
+    recurrent,
+    transformer,
+    weights,
+)
+
+THEMES = (recurrent, transformer, attention, weights, channels, operators, einops_models, inputs, frozen)
+
+
+def cases() -> Iterator[Case]:
+    for theme in THEMES:
+        yield from theme.cases()
