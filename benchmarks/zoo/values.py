@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from prunus.running import no_fast_path
 
-Kept = dict[str, tuple[Tensor, ...]]  # for each parameter, and buffer that was cut, the kept indices of each dimension
+Kept = dict[str, tuple[Tensor, ...]]  # for each parameter, the kept indices of each dimension
 
 
 class NotFoundError(Exception):
@@ -47,16 +47,6 @@ def find_kept(original: nn.Module, small: nn.Module) -> Kept:
         if name not in places:
             raise NotFoundError(f"{name} is new")
         found[name] = _place(places[name].detach(), new.detach(), name)
-    theirs = dict(original.named_buffers())
-    for name, new in small.named_buffers():
-        old = theirs.get(name)
-        if (
-            old is not None
-            and old.shape != new.shape
-            and old.is_floating_point()
-            and old.unique().numel() == old.numel()
-        ):
-            found[name] = _place(old, new, name)
     return found
 
 
@@ -92,8 +82,7 @@ def reference(original: nn.Module, small: nn.Module, kept: Kept) -> nn.Module:
     """A copy of ``original`` with what isn't kept zeroed, and with its cut normalizations over the kept part alone."""
     masked = copy.deepcopy(original)
     with torch.no_grad():
-        buffers = {name: b for name, b in masked.named_buffers() if name in kept}
-        for name, p in (*masked.named_parameters(), *buffers.items()):
+        for name, p in masked.named_parameters():
             mask = torch.zeros(p.shape, dtype=torch.bool)
             if name in kept:
                 mask[np.ix_(*(i.numpy() for i in kept[name]))] = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -71,3 +71,12 @@ def _recurrent(shape: Shapes, module: nn.RNNBase | nn.RNNCellBase) -> dict[str, 
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
     sizes = {"input_size": shape("weight_ih_l0")[1], "hidden_size": shape("weight_ih_l0")[0] // gates}
     return {**sizes, "proj_size": shape("weight_hr_l0")[0]} if module.proj_size else sizes
+
+
+def mirrored_changes(model: nn.Module, changes: Iterable[AttributeChange]) -> Iterator[AttributeChange]:
+    """einops layers hold the sizes of a pattern twice: copies are made from the one that ``forward`` doesn't read."""
+    for change in changes:
+        if change.name == "_axes_lengths":
+            lengths = model.get_submodule(change.module).__dict__[change.name]
+            key = lengths[change.path[0]][0]
+            yield AttributeChange(change.module, "axes_lengths", (key,), change.old, change.new)

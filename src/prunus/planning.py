@@ -13,7 +13,7 @@ from prunus import surgery
 from prunus.axes import Atom, Keep, atoms, count, keep_vector
 from prunus.errors import NothingToPrune, PlanError
 from prunus.importance import Criterion, score
-from prunus.layers import layer_changes
+from prunus.layers import layer_changes, mirrored_changes
 from prunus.plan import Plan
 from prunus.selection import check_ratio, choose_counts, choose_indices
 from prunus.surgery import AttributeChange, named_tensors
@@ -96,6 +96,7 @@ def _attributes(graph: Graph, plan: Plan, keep: Mapping[Atom, Keep]) -> list[Att
     new = graph.sizes.attributes(counts)
     changes = [AttributeChange(a.module, a.name, a.path, graph.sizes.values[a], n) for a, n in new.items()]
     known = {(a.module, a.name): new.get(a, graph.sizes.values[a]) for a in graph.sizes.definitions}
+    changes += mirrored_changes(graph.model, changes.copy())
     return changes + list(layer_changes(graph.model, plan.shape_after, known))
 
 

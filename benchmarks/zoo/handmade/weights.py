@@ -256,5 +256,5 @@ def cases() -> Iterator[Case]:
     yield entry("lora", lambda: (Stack(Lora), sequence()))
     yield entry("buffers", lambda: (Buffers(), torch.randint(20, (2, 6))))
     yield entry("positions_learned", lambda: (Positions(), torch.randn(2, 3, 8, 8)))
-    yield entry("codebook", lambda: (Ema(), sequence()))
+    yield entry("codebook", lambda: (Ema(), sequence()), by_proof="distances to rows of a buffer, no parameter")
     yield entry("hypernetwork", lambda: (Hyper(), (sequence(), torch.randn(2, 4))))

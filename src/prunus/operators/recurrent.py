@@ -10,7 +10,7 @@ from prunus.operators.table import Call, row
 def pack(call: Call) -> list[Axes]:
     """``[time, batch, ...]`` to ``[steps, ...]`` without the padding, and how many sequences each time step has."""
     axes = call.first()
-    for axis in axes[:2]:
+    for axis in (*axes[:2], *call.axes("lengths")):
         call.freeze(axis, "packed by length")
     steps, times = (call.fresh(out.shape[0], "packed by length") for out in call.outputs)
     return [(steps, *axes[2:]), (times,)]

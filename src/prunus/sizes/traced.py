@@ -43,24 +43,32 @@ class Equation:
 
 
 class Ledger:
-    """What the run asks of sizes: equations between traced sizes, attributes and literals."""
+    """What the run asks of sizes: equations between traced sizes, attributes and literals.
+
+    Once it is closed, the sizes that know it (a cache of the user's code may have kept some) are plain integers.
+    """
 
     def __init__(self, space: Space) -> None:
         self.space = space
         self.equations: dict[tuple[Expression, Expression, bool], Equation] = {}
+        self.closed = False
+
+    def close(self) -> None:
+        """End the run: nothing more is noted, nor kept."""
+        self.closed, self.space, self.equations = True, Space(), {}
 
     def require(self, left: Expression, right: Expression, what: str = "is sized", soft: bool = False) -> None:
         """Note that ``left`` must equal ``right``; ``what`` begins the reason that a frozen axis will carry."""
         if isinstance(right, int):
             left, right = right, left
-        if self._is_trivial(left, right) or (left, right, soft) in self.equations:
+        if self.closed or self._is_trivial(left, right) or (left, right, soft) in self.equations:
             return
         by = f"the literal {left}" if isinstance(left, int) else _describe(left)
         self.equations[left, right, soft] = Equation(left, right, f"{what} by {by} at {call_site()}", soft)
 
     def number(self, expr: Expression, value: int) -> None:
         """Note that ``expr`` was used as a plain number, so that its value must not change."""
-        if isinstance(expr, Count) and self.space.is_frozen(expr.axis):
+        if self.closed or (isinstance(expr, Count) and self.space.is_frozen(expr.axis)):
             return
         if (value, expr, False) not in self.equations:
             reason = f"its size {value} is used as a number at {call_site()}"
@@ -102,9 +110,12 @@ class Size(int):
         if result is NotImplemented or not isinstance(other, int):
             self._note_number()
             return result
-        theirs = other.expr if isinstance(other, Size) else int(other)
-        left, right = (theirs, self.expr) if swapped else (self.expr, theirs)
-        return Size.of(result, Arithmetic(symbol, left, right), self.ledger)
+        ledger = other.ledger if self.ledger.closed and isinstance(other, Size) else self.ledger
+        if ledger.closed:
+            return result
+        mine, theirs = expression(self), expression(other)
+        left, right = (theirs, mine) if swapped else (mine, theirs)
+        return Size.of(result, Arithmetic(symbol, left, right), ledger)
 
     def __add__(self, other: Any) -> Any:
         return self._arithmetic("+", other, int.__add__(self, other))
@@ -137,7 +148,8 @@ class Size(int):
         return self._arithmetic("%", other, int.__rmod__(self, other), swapped=True)
 
     def __neg__(self) -> Any:
-        return Size.of(-int.__int__(self), Arithmetic("-", 0, self.expr), self.ledger)
+        value = -int.__int__(self)
+        return value if self.ledger.closed else Size.of(value, Arithmetic("-", 0, self.expr), self.ledger)
 
     def __eq__(self, other: object) -> bool:
         equal = int.__eq__(self, other)
@@ -151,10 +163,16 @@ class Size(int):
             self._note_equal(other)
         return differs
 
-    __hash__ = int.__hash__
+    def __hash__(self) -> int:
+        """As of the integer. Not in einops, whose cache by shape would take one axis for another of its size: it goes
+        without the cache for sizes that can't be hashed.
+        """
+        if not self.ledger.closed and sys._getframe(1).f_globals.get("__name__", "").startswith("einops."):
+            raise TypeError("a traced size in a cache of shapes")
+        return int.__hash__(self)
 
     def _note_equal(self, other: object) -> None:
-        if isinstance(other, Size):
+        if isinstance(other, Size) and not other.ledger.closed:
             self.ledger.require(self.expr, other.expr, "is compared", soft=True)
 
     def _note_number(self) -> None:
@@ -208,4 +226,4 @@ class Size(int):
 
 def expression(value: int) -> Expression:
     """The provenance of an integer; a plain one is its own literal."""
-    return value.expr if isinstance(value, Size) else int(value)
+    return value.expr if isinstance(value, Size) and not value.ledger.closed else int(value)

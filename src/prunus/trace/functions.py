@@ -119,8 +119,8 @@ class SizeMode(OpenMode):
     def numbers(self, values: Sequence[Any]) -> None:
         """Sizes among ``values`` are used as plain numbers."""
         for value in values:
-            if isinstance(value, Size):
-                self.ledger.number(value.expr, int(value))
+            if isinstance(value, Size) and not value.ledger.closed:
+                self.ledger.number(value.expr, int.__int__(value))
             elif isinstance(value, list | tuple):
                 self.numbers(value)
             elif isinstance(value, slice):

@@ -92,6 +92,7 @@ class _Tracer:
             runs += self._try_training()
         self._freeze_unreached()
         equations = list(self.ledger.equations.values())
+        self.ledger.close()
         sizes = solve(self.space, equations, self.values)
         tensors = {
             name: tuple(self.space.resolve(axis) for axis in self.axes[id(tensor)])
