@@ -10,6 +10,7 @@ from samples import SAMPLES, UNREACHABLE, Sample, n, packet
 from prunus.operators import TABLE, Call, Row, find
 from prunus.operators.pointwise import pointwise
 
+NEWER = {"_fused_rms_norm"}  # not in the oldest torch that prunus runs on
 ROWS = frozenset(TABLE)  # before any test makes find() add rows of pointwise operators
 
 
@@ -20,6 +21,8 @@ def named(sample: Sample) -> str:
 @pytest.mark.parametrize("sample", SAMPLES, ids=named)
 @pytest.mark.filterwarnings("ignore")
 def test_row(sample: Sample) -> None:
+    if sample.name in NEWER and packet(sample.name) is None:
+        pytest.skip(f"torch {torch.__version__} has no {sample.name} yet")
     found = complaints(sample)
     if sample.known is not None:
         fragment, reason = sample.known
@@ -42,7 +45,7 @@ def find_by_tag(name: str) -> bool:
 
 
 def test_every_row_is_of_an_operator_that_torch_has() -> None:
-    assert [name for name in ROWS if packet(name) is None] == []
+    assert [name for name in ROWS if packet(name) is None and name not in NEWER] == []
 
 
 def test_in_place_forms_share_the_row_of_the_plain_form() -> None:
