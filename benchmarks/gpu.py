@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu
 
-bf16, channels last for convolutions, eager and torch.compile, batch 64. Ratios are medians of paired rounds.
+bf16, channels last for convolutions, eager and torch.compile, batch 256. Ratios are medians of paired rounds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import prunus
 from prunus.deploy.measure import measure, speedup, torch_runner
 
 MODELS = ("resnet50", "mobilenet_v2", "convnext_tiny", "vit_b_16", "swin_t")
-BATCH = 64
+BATCH = 256
 
 
 def small_of(model: nn.Module, ratio: float, round_to: int) -> nn.Module:
@@ -33,7 +33,7 @@ def row(name: str, compiled: bool) -> str:
     for key, model in models.items():
         model = model.cuda().bfloat16().to(memory_format=torch.channels_last)
         ready[key] = _compiled(model, x) if compiled else torch_runner(model, x)
-    times = measure(ready, repeats=30, warmup=10)
+    times = measure(ready, repeats=20, warmup=5)
     cells = [f"{times['dense'].median_ms:.2f}"]
     for key in ("small", "rounded"):
         cells += [
