@@ -17,6 +17,7 @@ from prunus.planning import plan
 from prunus.profile import Profile, profile
 from prunus.prove import Proof, prove
 from prunus.prune import prune
+from prunus.running import Examples
 from prunus.sensitivity import Sensitivity, sensitivity
 from prunus.trace import Graph, trace
 
@@ -41,6 +42,7 @@ _LAZY = {
 
 __all__ = [
     "Compensation",
+    "Examples",
     "Graph",
     "InputError",
     "NothingToPrune",

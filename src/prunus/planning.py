@@ -105,7 +105,7 @@ def _holds(graph: Graph, plan: Plan, counts: Mapping[Atom, int]) -> bool:
     small = surgery.apply(graph.skeleton, plan.kept, plan.attributes)
     carry_shadows(graph.skeleton, small, plan.kept)
     for run in graph.runs:
-        found, error = record_shapes(small, graph.args, graph.kwargs, run, graph.real)
+        found, error = record_shapes(small, run, graph.real)
         at = _first_difference(graph, run.records, found, counts)
         if at is not None or error is not None:
             old, new = at or (len(found), len(found))

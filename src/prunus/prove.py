@@ -22,12 +22,12 @@ from prunus.axes import Atom, Axes, Axis, Keep, Space, atoms, count, fold, keep_
 from prunus.errors import InputError, PlanError
 from prunus.operators import Call, find, operator_name
 from prunus.plan import Plan
-from prunus.running import check_eager, mapped, outputs_in
+from prunus.running import Inputs, check_eager, each_input, mapped, outputs_in
 from prunus.surgery import named_tensors
 from prunus.trace.choices import Choices
 from prunus.trace.functions import OpenMode
 from prunus.trace.modes import AxisMode
-from prunus.trace.run import as_inputs, axes_of_tensors, real_copy, run_under
+from prunus.trace.run import axes_of_tensors, real_copy, run_under
 
 TOLERANCE = 1e-9
 _LOWER = (torch.float32, torch.float16, torch.bfloat16)
@@ -68,7 +68,8 @@ class Proof:
 def prove(model: nn.Module, small: nn.Module, plan: Plan, args: Any, kwargs: Mapping[str, Any] | None = None) -> Proof:
     """Compare ``small`` with the masked ``model`` in fp64, in eval mode, on the given inputs.
 
-    Both models are left as they are. The check needs two runs of the original and one of the small model.
+    Both models are left as they are. The check needs two runs of the original and one of the small model, for each of
+    several :class:`prunus.Examples`; the proof is then of the worst.
 
     Raises:
         PlanError: the plan isn't for this model, or cuts tensors that the model's own axes say must be cut alike.
@@ -78,8 +79,18 @@ def prove(model: nn.Module, small: nn.Module, plan: Plan, args: Any, kwargs: Map
     plan.check_fits(model)
     if any(tensor.is_meta for each in (model, small) for tensor in each.parameters()):
         raise InputError("a model on the meta device has no values to compare: load its weights first.")
-    positional, keywords = as_inputs(args, kwargs)
-    inputs = mapped(_as_double, (positional, keywords))
+    proofs = [_prove_one(model, small, plan, inputs) for inputs in each_input(args, kwargs)]
+    return Proof(
+        max(proof.max_rel_error for proof in proofs),
+        all(proof.ok for proof in proofs),
+        sum(proof.outputs for proof in proofs),
+        tuple(dict.fromkeys(leak for proof in proofs for leak in proof.leaks)),
+        any(proof.vacuous for proof in proofs),
+    )
+
+
+def _prove_one(model: nn.Module, small: nn.Module, plan: Plan, example: Inputs) -> Proof:
+    inputs = mapped(_as_double, example)
     original = real_copy(model, torch.float64).eval()
     choices = Choices()
     found = _run(real_copy(small, torch.float64).eval(), inputs, _DoubleMode(choices))
@@ -89,10 +100,9 @@ def prove(model: nn.Module, small: nn.Module, plan: Plan, args: Any, kwargs: Map
             gone = sorted(set(range(tensor.shape[dim])) - set(indices))
             tensor.data.index_fill_(dim, torch.tensor(gone), 0)
     mode = _MaskMode(calls, keep)
-    expected = _run(original, inputs, mode)
-    error = _compare(outputs_in(expected), outputs_in(found))
+    outputs = outputs_in(_run(original, inputs, mode))
+    error = _compare(outputs, outputs_in(found))
     leaks = tuple(dict.fromkeys(mode.leaks))
-    outputs = outputs_in(expected)
     vacuous = not any(bool(out.ne(0).any()) for out in outputs)
     return Proof(error, error <= TOLERANCE and not leaks and not vacuous, len(outputs), leaks, vacuous)
 

@@ -16,10 +16,49 @@ from torch.utils import _pytree as pytree
 from prunus.errors import InputError, TraceError
 
 
+class Examples:
+    """Several example inputs, for a model whose control flow differs between them.
+
+    ``Examples(x, (x, mask), {"x": y})``: each is what ``args`` may be by itself, one tensor, a tuple of positional
+    arguments, or a dict of keyword arguments. :func:`prunus.trace` joins what it learns from all of them, a plan holds
+    on each, and :func:`prunus.prove` proves each.
+    """
+
+    def __init__(self, *examples: Any) -> None:
+        """Raises InputError without any example."""
+        if not examples:
+            raise InputError("Examples() needs at least one example input.")
+        self._examples = examples
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._examples)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""The positional and the keyword arguments of one call of a model."""
+
+
+def each_input(args: Any, kwargs: Mapping[str, Any] | None = None) -> list[Inputs]:
+    """The arguments of every example: of each of :class:`Examples`, with ``kwargs`` common to all, or of the only one.
+
+    A dict of keyword arguments may stand for ``args``.
+    """
+    if isinstance(args, Examples):
+        return [pair for each in args for pair in each_input(each, kwargs)]
+    if isinstance(args, Mapping):
+        return [((), {**(kwargs or {}), **args})]
+    return [(as_args(args), dict(kwargs or {}))]
+
+
 def as_args(args: Any) -> tuple[Any, ...]:
     """Positional arguments as a tuple: ``args`` is a tuple of them, a list of them, or one tensor."""
     if isinstance(args, Tensor):
         return (args,)
+    if isinstance(args, Examples):
+        raise InputError("one example is wanted here, not several: give one of the Examples.")
     if isinstance(args, (tuple, list)):
         return tuple(args)
     raise InputError(

@@ -12,6 +12,7 @@ from torch import nn
 
 from prunus.axes import Atom, Axes, Axis, Product, Space, atoms
 from prunus.errors import InputError, suggest
+from prunus.running import Inputs
 from prunus.sizes import Equation, Sizes, solve
 from prunus.trace.modes import Record
 
@@ -47,10 +48,11 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One traced run: the training mode it had, the record of every operator call in it, and what it decided by
-    values (see :class:`~prunus.trace.choices.Choices`).
+    """One traced run: its inputs, the training mode it had, the record of every operator call in it, and what it
+    decided by values (see :class:`~prunus.trace.choices.Choices`).
     """
 
+    inputs: Inputs
     training: bool
     records: Sequence[Record]
     choices: Sequence[Any] = ()
@@ -62,7 +64,7 @@ class Graph:
 
     Attributes:
         model: the model that was traced, as given.
-        args, kwargs: the example inputs.
+        args, kwargs: the example inputs; of several, the first.
         tensors: the axes of every parameter, buffer and tensor attribute.
         equations: what the run asked of integers.
         sizes: the integers that follow sizes, and the counts that follow others.

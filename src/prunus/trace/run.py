@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunus.axes import Axes, Space
 from prunus.errors import InputError, TraceError
-from prunus.running import as_args, check_eager, mapped, outputs_in, states_in, tensors_in
+from prunus.running import Inputs, check_eager, each_input, mapped, outputs_in, states_in, tensors_in
 from prunus.sizes import Attribute, Ledger, solve
 from prunus.surgery import copy_model, named_tensors
 from prunus.trace.attributes import traced_attributes
@@ -24,24 +24,25 @@ from prunus.trace.standins import AXES, NAME, mark_names, meta_copy, meta_inputs
 
 
 def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> Graph:
-    """Run ``model`` once on the meta device and learn how every tensor axis relates to every other.
+    """Run ``model`` once for each example on the meta device and learn how every tensor axis relates to every other.
 
     No weights are read and no arithmetic is done. A model whose Python code depends on computed values is run for real
     on the CPU instead, and the graph says so in its ``notes``. Parts that only training mode runs are traced too.
 
     Args:
         model: any eager ``nn.Module``, on any device. It is left as it is.
-        args: a tuple of example inputs for ``forward``, or one tensor.
-        kwargs: keyword inputs.
+        args: a tuple of example inputs for ``forward``, one tensor, a dict of keyword inputs, or several of these as
+            :class:`prunus.Examples`, where control flow differs between inputs: their axes are joined.
+        kwargs: keyword inputs, for every example.
 
     Raises:
         InputError: the model is scripted, compiled or lazy, or can't be copied.
         TraceError: ``forward`` raised on the example inputs; the model's own exception is the cause.
     """
     check_eager(model)
-    positional, keywords = as_inputs(args, kwargs)
+    inputs = each_input(args, kwargs)
     try:
-        return _Tracer(model, positional, keywords, real=False).trace()
+        return _Tracer(model, inputs, real=False).trace()
     except (InputError, RowError):
         raise
     except Exception as error:
@@ -49,20 +50,13 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) 
             raise failed(model, error) from error
         reason = f"{type(error).__name__}: {error}"
     try:
-        graph = _Tracer(model, positional, keywords, real=True).trace()
+        graph = _Tracer(model, inputs, real=True).trace()
     except (InputError, RowError):
         raise
     except Exception as error:
         raise failed(model, error) from error
     graph.notes = [*graph.notes, f"run for real on the CPU, because the meta device could not ({reason})"]
     return graph
-
-
-def as_inputs(args: Any, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Example inputs as ``(args, kwargs)``; a single tensor, or a dict of keyword inputs, may stand for ``args``."""
-    if isinstance(args, Mapping) and kwargs is None:
-        return (), dict(args)
-    return as_args(args), dict(kwargs or {})
 
 
 def failed(model: nn.Module, error: Exception) -> TraceError:
@@ -75,8 +69,8 @@ def failed(model: nn.Module, error: Exception) -> TraceError:
 class _Tracer:
     """One trace: the space, the ledger and the copy of the model that is run."""
 
-    def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], real: bool) -> None:
-        self.model, self.args, self.kwargs, self.real = model, args, kwargs, real
+    def __init__(self, model: nn.Module, inputs: list[Inputs], real: bool) -> None:
+        self.model, self.inputs, self.real = model, inputs, real
         self.space = Space()
         self.ledger = Ledger(self.space)
         self.copy = real_copy(model) if real else meta_copy(model)
@@ -87,9 +81,10 @@ class _Tracer:
         self.values: dict[Attribute, int] = {}
 
     def trace(self) -> Graph:
-        runs = [self._run(training=False)]
-        if self._unreached():
-            runs += self._try_training()
+        runs = [self._run(inputs, training=False) for inputs in self.inputs]
+        for inputs in self.inputs:
+            if self._unreached():
+                runs += self._try_training(inputs)
         self._freeze_unreached()
         equations = list(self.ledger.equations.values())
         self.ledger.close()
@@ -101,8 +96,8 @@ class _Tracer:
         unsupported = {op: where for mode in self.modes for op, where in mode.unsupported.items()}
         return Graph(
             model=self.model,
-            args=self.args,
-            kwargs=self.kwargs,
+            args=self.inputs[0][0],
+            kwargs=self.inputs[0][1],
             space=self.space,
             tensors=tensors,
             equations=equations,
@@ -114,20 +109,20 @@ class _Tracer:
             notes=self.notes,
         )
 
-    def _run(self, training: bool) -> Run:
+    def _run(self, inputs: Inputs, training: bool) -> Run:
         mode = AxisMode(self.space, self.real)
         mode.originals = {id(t): name for name, t in named_tensors(self.model).items()}
         self.modes.append(mode)
         self.copy.train(training)
         with traced_attributes(self.copy, self.ledger) as values:
             self.values = values
-            outputs = run_under(self.copy, self.args, self.kwargs, mode, SizeMode(mode, self.ledger), self.space)
+            outputs = run_under(self.copy, *inputs, mode, SizeMode(mode, self.ledger), self.space)
         for out in outputs_in(outputs):
             for axis in mode.axes_of(out):
                 self.space.freeze(axis, "a model output")
         for state in dict.fromkeys(states_in(outputs)):
             self.notes.append(f"the {state} among the outputs is the model's own state, and is cut with it")
-        return Run(training, mode.records, mode.choices.made)
+        return Run(inputs, training, mode.records, mode.choices.made)
 
     def _unreached(self) -> list[str]:
         reached = {name for mode in self.modes for name in mode.reached}
@@ -137,11 +132,11 @@ class _Tracer:
             if isinstance(tensor, nn.Parameter) and tensor.__dict__[NAME] not in reached
         ]
 
-    def _try_training(self) -> list[Run]:
+    def _try_training(self, inputs: Inputs) -> list[Run]:
         """Some parameters were not reached: training mode may run them (auxiliary heads)."""
         before = len(self._unreached())
         try:
-            run = self._run(training=True)
+            run = self._run(inputs, training=True)
         except Exception as error:  # noqa: BLE001 - the model may need targets in training mode
             self.notes.append(f"training mode could not be traced: {type(error).__name__}: {error}")
             self.modes.pop()
@@ -240,16 +235,14 @@ def _leaving(mode: RunMode) -> Any:
     return hook
 
 
-def record_shapes(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run, real: bool
-) -> tuple[list[Record], Exception | None]:
+def record_shapes(model: nn.Module, run: Run, real: bool) -> tuple[list[Record], Exception | None]:
     """Run a copy of ours again, led by the choices of the first ``run``; returns its operator calls with their output
     shapes, and what stopped it, if anything.
     """
     model.train(run.training)
     mode = ShapeMode(real, Choices(run.choices))
     try:
-        run_under(model, args, kwargs, mode, OpenMode())
+        run_under(model, *run.inputs, mode, OpenMode())
     except Exception as error:  # noqa: BLE001 - the caller reports it with the place in the run
         return mode.records, error
     return mode.records, None
