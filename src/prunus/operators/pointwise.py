@@ -19,7 +19,7 @@ _MORE = (
     "hardswish leaky_relu celu _prelu_kernel rrelu_with_noise log_sigmoid_forward masked_fill fill copy rsub "
     "_to_copy detach alias lift_fresh lift contiguous zeros_like ones_like full_like empty_like rand_like randn_like "
     "zero bernoulli uniform normal exponential native_dropout dropout alpha_dropout feature_dropout random "
-    "_conj _neg_view resolve_conj resolve_neg positive log_normal geometric cauchy clone "
+    "floor_divide _conj _neg_view resolve_conj resolve_neg positive log_normal geometric cauchy clone "
     "_fused_dropout isfinite isinf logaddexp nan_to_num data requires_grad_ "
     "fake_quantize_per_tensor_affine_cachemask"
 ).split()

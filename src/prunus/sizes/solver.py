@@ -25,6 +25,7 @@ from prunus.sizes.expression import (
     resolved,
     substitute,
 )
+from prunus.sizes.monomial import Monomials, balance
 from prunus.sizes.traced import Equation
 
 _SAMPLES = 4
@@ -81,8 +82,8 @@ class _Solver:
         pending = [e for e in pending if self._free(e.left) or self._free(e.right)]
         self._sample(pending)
         self._settle_constants([e for e in pending if not (_divides(e.left) or _divides(e.right))])
-        ties: list[Callable[[Equation], object]] = [self._follow, self._pair, self._merge]
-        for step in (*ties, self._settle_constant, self._freeze):
+        ties: list[Callable[[Equation], object]] = [self._follow, self._pair, self._follow, self._merge]
+        for step in (*ties, self._settle_constant, self._balance, self._freeze):
             for equation in pending:
                 if not self._holds(equation):
                     step(equation)
@@ -206,6 +207,21 @@ class _Solver:
     def _freeze(self, e: Equation) -> None:
         self._freeze_atoms([*self._free(e.left), *self._free(e.right)], e.reason)
 
+    def _balance(self, e: Equation) -> None:
+        """Two products that nothing ties: freeze no more of their factors than it takes."""
+        left, right = self._monomials().read(e.left), self._monomials().read(e.right)
+        if left is None or right is None:
+            return
+        found = balance(left, right)
+        if found.follow:
+            self._freeze_atoms(list(found.freeze), e.reason)
+            for atom, source in found.follow:
+                if self._may_follow(atom, source):
+                    self._let_follow(atom, source)
+
+    def _monomials(self) -> Monomials:
+        return Monomials(self.followers, lambda atom: self.space.reason(atom) is not None)
+
     def _freeze_atoms(self, found: list[Atom], reason: str) -> None:
         for atom in found:
             self.space.freeze(atom, reason)
@@ -219,8 +235,9 @@ class _Solver:
     def _follow(self, e: Equation) -> None:
         for this, other in ((e.left, e.right), (e.right, e.left)):
             atom = this.axis if isinstance(this, Count) else None
-            if isinstance(atom, Atom) and self._may_follow(atom, other):
-                self._let_follow(atom, other)
+            source = self._monomials().divided(other)
+            if isinstance(atom, Atom) and self._may_follow(atom, source):
+                self._let_follow(atom, source)
                 return
 
     def _may_follow(self, atom: Atom, expr: Expression) -> bool:
