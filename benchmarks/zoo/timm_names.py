@@ -2,8 +2,9 @@
 
     python -m benchmarks.zoo.timm_names RESULTS.jsonl [NAME ...] [--limit SECONDS]
 
-One line each, appended to a JSON-lines file; names that it holds already aren't done again, unless they are given. Every
-free atom is halved in a plan, which runs the small skeleton too. The summary names every exception with its reason.
+One line each, appended to a JSON-lines file; names that it holds already aren't done again, unless they are given.
+Every free atom is halved in a plan, which runs the small skeleton too. The summary names every exception, with its
+reason.
 """
 
 from __future__ import annotations
