@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunus.compensation import Compensation, compensate, recalibrate
 from prunus.errors import InputError, NothingToPrune, PlanError, PrunusError, SaveError, TraceError
+from prunus.extraction import Extraction, extract
 from prunus.plan import Plan
 from prunus.planning import plan
 from prunus.profile import Profile, profile
@@ -43,6 +44,7 @@ _LAZY = {
 __all__ = [
     "Compensation",
     "Examples",
+    "Extraction",
     "Graph",
     "InputError",
     "NothingToPrune",
@@ -58,6 +60,7 @@ __all__ = [
     "accelerate_sparse",
     "compensate",
     "export",
+    "extract",
     "load",
     "load_sparse",
     "plan",

@@ -13,9 +13,10 @@ from torch import nn
 
 from prunus import surgery
 from prunus.errors import PlanError, suggest
+from prunus.spread import INDEX, spread
 from prunus.surgery import AttributeChange, named_tensors
 
-SCHEMA = 1
+SCHEMA = 2  # 1: without anything added, and still written so
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,22 @@ class Plan:
         kept: tensor name -> dimension -> indices kept, ascending; a dimension that isn't cut is absent.
         attributes: the integers of modules that follow the sizes.
         how: how it was decided (ratio, importance, scope, budget, ...), as JSON values.
+        biases: parameters that the cut adds: biases of layers that had none, zero until values are loaded.
+        spread: layers that compute only some of their channels and lay them in place (see :mod:`prunus.spread`): their
+            weight keeps the rows that count, their ``spread_index`` (added) and bias the channels that stay.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     kept: Mapping[str, Mapping[int, tuple[int, ...]]]
     attributes: tuple[AttributeChange, ...] = ()
     how: Mapping[str, Any] = field(default_factory=dict)
+    biases: tuple[str, ...] = ()
+    spread: tuple[str, ...] = ()
+
+    @property
+    def added(self) -> frozenset[str]:
+        """The tensors of the small model that have no counterpart in the original."""
+        return frozenset(self.biases) | {_within(module, INDEX) for module in self.spread}
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Return a new, small model; ``model`` (on any device, the meta device too) is left as it is.
@@ -43,15 +54,32 @@ class Plan:
             PlanError: the model isn't the one the plan was made for; the first tensor that differs is named.
         """
         self.check_fits(model)
-        small = surgery.apply(model, self.kept, self.attributes)
+        present = {name: cut for name, cut in self.kept.items() if name not in self.added or _has(model, name)}
+        small = surgery.apply(model, present, self.attributes)
+        self._add(small)
         before = model.__dict__.get("prunus_plan")
         small.__dict__["prunus_plan"] = before.then(self) if isinstance(before, Plan) else self
         return small
+
+    def _add(self, small: nn.Module) -> None:
+        """Make what the original has no counterpart of."""
+        for name in self.biases:
+            path, _, own = name.rpartition(".")
+            module = small.get_submodule(path)
+            if module._parameters.get(own) is None:
+                weight: Any = module.weight
+                module.register_parameter(own, nn.Parameter(weight.new_zeros(self.shape_after(name))))
+        for path in self.spread:
+            index, weight_name = _within(path, INDEX), _within(path, "weight")
+            channels = self.kept.get(index, {}).get(0, tuple(range(self.shapes[index][0])))
+            spread(small.get_submodule(path), self.kept[weight_name][0], channels)
 
     def check_fits(self, model: nn.Module) -> None:
         """Raise PlanError unless ``model`` has exactly the tensors, by name and shape, that the plan was made for."""
         found = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
         for name, shape in self.shapes.items():
+            if name not in found and name in self.added:
+                continue
             if name not in found:
                 hint = suggest(name, found)
                 raise PlanError(f"the plan was made for a model with a tensor {name!r}; this one has none.{hint}")
@@ -71,6 +99,16 @@ class Plan:
 
     def then(self, later: Plan) -> Plan:
         """Compose: one plan that does this cut and, on its result, ``later``."""
+        shapes, kept = dict(self.shapes), {name: dict(cut) for name, cut in self.kept.items()}
+        for name in later.added - shapes.keys():
+            source = _within(name.rpartition(".")[0], "weight")
+            shapes[name] = self.shapes[source][:1]
+            if 0 in kept.get(source, {}):
+                kept[name] = {0: kept[source][0]}
+        first = Plan(shapes, kept, self.attributes, self.how, self.biases, self.spread)
+        return first._then(later)
+
+    def _then(self, later: Plan) -> Plan:
         for name, shape in later.shapes.items():
             if name not in self.shapes or self.shape_after(name) != tuple(shape):
                 raise PlanError(f"the second plan doesn't follow the first: {name!r} has another shape there.")
@@ -85,7 +123,8 @@ class Plan:
             old = changes[key].old if key in changes else c.old
             changes[key] = AttributeChange(c.module, c.name, c.path, old, c.new)
         how = {"steps": [*_steps(self.how), *_steps(later.how)]}
-        return Plan(self.shapes, kept, tuple(changes.values()), how)
+        biases = tuple(dict.fromkeys((*self.biases, *later.biases)))
+        return Plan(self.shapes, kept, tuple(changes.values()), how, biases, (*self.spread, *later.spread))
 
     def explain(self) -> str:
         """A table for people: every tensor that shrinks, and every integer that follows."""
@@ -111,13 +150,15 @@ class Plan:
             for name, cut in self.kept.items()
         }
         document = {
-            "schema": SCHEMA,
+            "schema": SCHEMA if self.added else 1,
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "indices": [list(indices) for indices in table],
             "kept": kept,
             "attributes": [[c.module, c.name, list(c.path), c.old, c.new] for c in self.attributes],
             "how": dict(self.how),
         }
+        if self.added:
+            document |= {"biases": list(self.biases), "spread": list(self.spread)}
         return json.dumps(document)
 
     @classmethod
@@ -131,9 +172,9 @@ class Plan:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise PlanError(f"the plan isn't valid JSON: {error}") from error
-        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        if not isinstance(document, dict) or document.get("schema") not in (1, SCHEMA):
             found = document.get("schema") if isinstance(document, dict) else None
-            raise PlanError(f"the plan has schema {found!r}; this version of prunus reads schema {SCHEMA}.")
+            raise PlanError(f"the plan has schema {found!r}; this version of prunus reads schema 1 to {SCHEMA}.")
         try:
             return _read(document)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -168,7 +209,27 @@ def _read(document: dict[str, Any]) -> Plan:
     how = document["how"]
     if not isinstance(how, dict):
         raise TypeError("'how' must be an object")
-    return Plan(shapes, kept, tuple(changes), how)
+    biases, wide = (_names(document.get(key, []), shapes) for key in ("biases", "spread"))
+    return Plan(shapes, kept, tuple(changes), how, biases, wide)
+
+
+def _names(value: Any, shapes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of what is added; each must have its shape in the plan."""
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError("what is added must be a list of names")
+    if not all(name in shapes or _within(name, INDEX) in shapes for name in value):
+        raise ValueError("something is added whose shape the plan doesn't have")
+    return tuple(value)
+
+
+def _within(module: str, name: str) -> str:
+    return f"{module}.{name}" if module else name
+
+
+def _has(model: nn.Module, name: str) -> bool:
+    path, _, own = name.rpartition(".")
+    module = model.get_submodule(path)
+    return module._parameters.get(own) is not None or module._buffers.get(own) is not None
 
 
 def _natural(value: Any) -> int:

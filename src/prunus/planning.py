@@ -68,7 +68,7 @@ def plan(
         if not counts:
             raise NothingToPrune(_why_nothing(graph, ratio, keep))
         result = make_plan(graph, choose_indices(scores, counts), how)
-        if _holds(graph, result, counts):
+        if holds(graph, result, counts):
             return result
     raise PlanError(
         f"no plan was found in {_ATTEMPTS} attempts: {type(graph.model).__name__} keeps resisting. "
@@ -100,7 +100,7 @@ def _attributes(graph: Graph, plan: Plan, keep: Mapping[Atom, Keep]) -> list[Att
     return changes + list(layer_changes(graph.model, plan.shape_after, known))
 
 
-def _holds(graph: Graph, plan: Plan, counts: Mapping[Atom, int]) -> bool:
+def holds(graph: Graph, plan: Plan, counts: Mapping[Atom, int]) -> bool:
     """Run the small skeleton and compare every operator with the prediction; freeze what doesn't follow."""
     small = surgery.apply(graph.skeleton, plan.kept, plan.attributes)
     carry_shadows(graph.skeleton, small, plan.kept)

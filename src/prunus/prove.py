@@ -93,7 +93,7 @@ def _prove_one(model: nn.Module, small: nn.Module, plan: Plan, example: Inputs) 
     inputs = mapped(_as_double, example)
     original = real_copy(model, torch.float64).eval()
     choices = Choices()
-    found = _run(real_copy(small, torch.float64).eval(), inputs, _DoubleMode(choices))
+    found = _run(real_copy(small, torch.float64).eval(), inputs, DoubleMode(choices))
     calls, keep = _learn(original, plan, inputs, Choices(choices.made))
     for name, tensor in named_tensors(original).items():
         for dim, indices in plan.kept.get(name, {}).items():
@@ -101,7 +101,7 @@ def _prove_one(model: nn.Module, small: nn.Module, plan: Plan, example: Inputs) 
             tensor.data.index_fill_(dim, torch.tensor(gone), 0)
     mode = _MaskMode(calls, keep)
     outputs = outputs_in(_run(original, inputs, mode))
-    error = _compare(outputs, outputs_in(found))
+    error = largest_error(outputs, outputs_in(found))
     leaks = tuple(dict.fromkeys(mode.leaks))
     vacuous = not any(bool(out.ne(0).any()) for out in outputs)
     return Proof(error, error <= TOLERANCE and not leaks and not vacuous, len(outputs), leaks, vacuous)
@@ -118,7 +118,8 @@ def _run(model: nn.Module, inputs: Any, mode: TorchDispatchMode) -> Any:
         return model(*own[0], **own[1])
 
 
-def _compare(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+def largest_error(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """The largest ``max|found - expected| / max|expected|`` over pairs of tensors; infinite where shapes differ."""
     if [t.shape for t in expected] != [t.shape for t in found]:
         return float("inf")
     worst = 0.0
@@ -156,7 +157,7 @@ def _learn(model: nn.Module, plan: Plan, inputs: Any, choices: Choices) -> tuple
     tensors = named_tensors(model)
     axes = axes_of_tensors(tensors.values(), space)
     mode = _LearnMode(space, choices)
-    with _DoubleMode():
+    with DoubleMode():
         run_under(model, inputs[0], inputs[1], mode, OpenMode(), space)
     resolved = {name: tuple(space.resolve(a) for a in axes[id(t)]) for name, t in tensors.items()}
     for call in mode.learned:
@@ -207,7 +208,7 @@ def _mask(plan: Plan, name: str, dim: int, size: int) -> Keep:
     return mask
 
 
-class _DoubleMode(TorchDispatchMode):
+class DoubleMode(TorchDispatchMode):
     """Casts to lower floating precision give fp64 instead, so that a proof isn't limited by them; notes choices."""
 
     def __init__(self, choices: Choices | None = None) -> None:

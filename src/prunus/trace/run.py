@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -59,6 +59,20 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) 
     return graph
 
 
+def trace_for_real(model: nn.Module, inputs: list[Inputs], watch: Callable[[AxisMode, bool], None]) -> Graph:
+    """Like :func:`trace`, always with real values on the CPU.
+
+    Args:
+        watch: called with the mode of each run before it starts, and whether it is a run in training mode.
+    """
+    try:
+        return _Tracer(model, inputs, real=True, watch=watch).trace()
+    except (InputError, RowError):
+        raise
+    except Exception as error:
+        raise failed(model, error) from error
+
+
 def failed(model: nn.Module, error: Exception) -> TraceError:
     return TraceError(
         f"{type(model).__name__}.forward raised {type(error).__name__} on the example inputs: {error}. "
@@ -69,8 +83,14 @@ def failed(model: nn.Module, error: Exception) -> TraceError:
 class _Tracer:
     """One trace: the space, the ledger and the copy of the model that is run."""
 
-    def __init__(self, model: nn.Module, inputs: list[Inputs], real: bool) -> None:
-        self.model, self.inputs, self.real = model, inputs, real
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: list[Inputs],
+        real: bool,
+        watch: Callable[[AxisMode, bool], None] | None = None,
+    ) -> None:
+        self.model, self.inputs, self.real, self.watch = model, inputs, real, watch
         self.space = Space()
         self.ledger = Ledger(self.space)
         self.copy = real_copy(model) if real else meta_copy(model)
@@ -113,6 +133,8 @@ class _Tracer:
         mode = AxisMode(self.space, self.real)
         mode.originals = {id(t): name for name, t in named_tensors(self.model).items()}
         self.modes.append(mode)
+        if self.watch is not None:
+            self.watch(mode, training)
         self.copy.train(training)
         with traced_attributes(self.copy, self.ledger) as values:
             self.values = values

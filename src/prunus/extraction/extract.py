@@ -1,0 +1,185 @@
+"""Masks or zeros in, the exact small network out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus.errors import InputError, NothingToPrune, PlanError
+from prunus.extraction.check import Check, agree, as_double
+from prunus.extraction.clean import clean
+from prunus.extraction.fold import Changes, changes, ways
+from prunus.extraction.interpret import interpret
+from prunus.extraction.liveness import Liveness
+from prunus.extraction.widths import spread_out
+from prunus.plan import Plan
+from prunus.planning import holds, make_plan
+from prunus.prove import DoubleMode
+from prunus.running import Inputs, check_eager, each_input, mapped
+from prunus.trace.run import real_copy
+
+_ATTEMPTS = 25
+MODES = ("exact", "drop")
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What an extraction did; the small model carries it as ``prunus_extraction``.
+
+    Attributes:
+        mode: "exact" or "drop".
+        parameters: how many the masked model has, masks not counted, and how many the small one has.
+        units: how many indices of how many groups went.
+        folded: biases that took up the constants of dead units.
+        made: those of them that had to be made.
+        carriers: constant channels kept to carry others where a border is padded.
+        spread: layers that compute only the channels that aren't dead of an axis that others keep alive.
+        checks: the comparisons that were made, in fp64.
+    """
+
+    mode: str
+    parameters: tuple[int, int]
+    units: int
+    folded: int
+    made: int
+    carriers: int
+    spread: int
+    checks: tuple[Check, ...]
+
+    @property
+    def max_rel_error(self) -> float:
+        """The largest ``max|small - masked| / max|masked|`` of all checks."""
+        return max(check.error for check in self.checks)
+
+    def __str__(self) -> str:
+        before, after = self.parameters
+        lines = [
+            f"parameters {before:,} -> {after:,} ({after / max(before, 1):.1%}); {self.units} units gone, "
+            f"constants folded into {self.folded} biases ({self.made} of them new), {self.carriers} channels carry "
+            f"others, {self.spread} layers spread",
+            *map(str, self.checks),
+        ]
+        if self.mode == "drop":
+            lines.append("mode 'drop': what dead units still emit was dropped; fine-tune the small model")
+        return "\n".join(lines)
+
+
+def extract(
+    model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None, *, mode: str = "exact", spread: bool = True
+) -> nn.Module:
+    """Return the small network that a masked one stands for.
+
+    Dead means proven dead, from the parameters and the meaning of the operators: a unit goes if nothing that stays
+    reads it, or if it is a constant that what reads it can take up, in a bias or, behind zero padding, in another
+    constant channel. The function is that of eval mode; ``model`` is left as it is.
+
+    Args:
+        model: carries masks of ``torch.nn.utils.prune``, or plain zeros.
+        args: a tuple of example inputs for ``forward``, or one tensor, a dict, or :class:`prunus.Examples`; with
+            several, only units that emit zero, or that nothing reads, go.
+        kwargs: keyword inputs.
+        mode: "exact": the same function as the masked model, for every input. "drop": what dead units still emit
+            (biases, shifts of normalizations) is dropped with them, to be fine-tuned; the difference is measured.
+        spread: let a layer whose dead channels are alive elsewhere (in a residual sum) compute the others alone and lay
+            them in place, by a layer of :mod:`prunus.spread`. False keeps such channels.
+
+    Returns:
+        A new model on the same device, with its ``prunus_plan``, and an :class:`Extraction` as ``prunus_extraction``.
+
+    Raises:
+        InputError: an unknown mode, or a model without values or that can't be copied.
+        TraceError: ``forward`` raised on the example inputs.
+        NothingToPrune: no unit is dead; the message has the figures.
+        PlanError: the small model isn't exact: a bug of prunus, nothing is returned.
+    """
+    if mode not in MODES:
+        raise InputError(f"mode must be 'exact' or 'drop', not {mode!r}.")
+    check_eager(model)
+    if any(p.is_meta for p in model.parameters()):
+        raise InputError("a model on the meta device has no values: load its weights first.")
+    inputs = [mapped(as_double, each) for each in each_input(args, kwargs)]
+    plain = clean(model)
+    double = real_copy(plain, torch.float64).eval()
+    with DoubleMode():
+        plan, change, units = _decide(double, inputs, mode == "drop")
+        prepared = _changed(double, change)
+        plan = spread_out(plan, prepared, change) if spread else plan
+    checks = tuple(check for each in inputs for check in agree(double, plan.apply(prepared), each))
+    small = plan.apply(_changed(plain, change))
+    report = _report(mode, plain, small, plan, change, units, checks)
+    if mode == "exact" and not report.max_rel_error <= TOLERANCE:
+        raise PlanError(
+            f"the small {type(model).__name__} isn't exact ({report}). This is a bug of prunus: nothing is returned; "
+            "please report the model."
+        )
+    small.__dict__["prunus_extraction"] = report
+    return small
+
+
+def _decide(model: nn.Module, inputs: list[Inputs], drop: bool) -> tuple[Plan, Changes, int]:
+    found = interpret(model, inputs)
+    how = ways(found)
+    for _ in range(_ATTEMPTS):
+        live = Liveness(found, [way.how for way in how], drop)
+        keep = live.solve()
+        plan = make_plan(found.graph, keep, {"extract": "drop" if drop else "exact"})
+        if holds(found.graph, plan, {atom: int(mask.sum()) for atom, mask in keep.items()}):
+            change = changes(found, live, how)
+            return _with_biases(plan, change), change, sum(int((~mask).sum()) for mask in keep.values())
+    raise PlanError(f"no plan was found in {_ATTEMPTS} attempts: {type(model).__name__} keeps resisting.")
+
+
+def _with_biases(plan: Plan, change: Changes) -> Plan:
+    """The plan of the cut, with the new biases in it."""
+    shapes, kept = dict(plan.shapes), dict(plan.kept)
+    for name in change.new:
+        weight = name.removesuffix("bias") + "weight"
+        shapes[name] = shapes[weight][:1]
+        if 0 in kept.get(weight, {}):
+            kept[name] = {0: kept[weight][0]}
+    return Plan(shapes, kept, plan.attributes, plan.how, tuple(change.new))
+
+
+def _changed(model: nn.Module, change: Changes) -> nn.Module:
+    """A copy of the model before the cut, with the constants in its values."""
+    result = clean(model)
+    for name, delta in change.add.items():
+        path, _, own = name.rpartition(".")
+        module: Any = result.get_submodule(path)
+        old = module._parameters.get(own)
+        if old is None:
+            old = nn.Parameter(module.weight.new_zeros(delta.shape), requires_grad=module.weight.requires_grad)
+            module.register_parameter(own, old)
+        with torch.no_grad():
+            old.copy_(old.detach().double() + delta.to(old.device))
+    return result
+
+
+def _report(
+    mode: str, plain: nn.Module, small: nn.Module, plan: Plan, change: Changes, units: int, checks: tuple[Check, ...]
+) -> Extraction:
+    before, after = (sum(p.numel() for p in m.parameters()) for m in (plain, small))
+    if after >= before:
+        raise NothingToPrune(why_nothing(plain))
+    folded = sum(name.endswith("bias") for name in change.add)
+    return Extraction(mode, (before, after), units, folded, len(change.new), change.carriers, len(plan.spread), checks)
+
+
+def why_nothing(model: nn.Module) -> str:
+    """The figures of a model of which nothing can go."""
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    zeros, total = sum(int((p == 0).sum()) for p in weights), sum(p.numel() for p in weights)
+    rows = sum(int((p == 0).flatten(1).all(1).sum()) for p in weights)
+    columns = sum(int((p == 0).transpose(0, 1).flatten(1).all(1).sum()) for p in weights)
+    units = sum(p.shape[0] for p in weights)
+    return (
+        f"no unit of {type(model).__name__} is dead: {zeros / max(total, 1):.1%} of the weights are zero, but only "
+        f"{rows} of {units} rows (filters, units) and {columns} columns are zero as a whole, and none of these can go "
+        "alone. Masks of single weights leave no whole unit empty: prune filters "
+        "(torch.nn.utils.prune.ln_structured), or use prunus.prune, which removes whole units."
+    )

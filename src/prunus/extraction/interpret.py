@@ -1,0 +1,142 @@
+"""Run a model once, for real, in fp64, and learn its axes, what is constant in it, and who reads what."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from prunus.axes import Atom, Axis, atoms
+from prunus.extraction.known import Known
+from prunus.extraction.rules import passed
+from prunus.extraction.sinks import Sink, sinks_of
+from prunus.operators import Call
+from prunus.running import Inputs
+from prunus.trace import Graph
+from prunus.trace.modes import AxisMode
+from prunus.trace.run import trace_for_real
+from prunus.trace.standins import NAME, set_mark
+
+_KNOWN = "_prunus_known"
+_ORIGIN = "_prunus_origin"
+_SAME = ("detach", "alias")
+
+
+@dataclass(eq=False)
+class Interpretation:
+    """What one run said.
+
+    Attributes:
+        graph: the axes.
+        sinks: the operators that add over an axis, in order of the run.
+        held: axes that can't lose a position without changing a statistic.
+        uses: parameter -> how many operators read it.
+    """
+
+    graph: Graph
+    sinks: list[Sink]
+    held: list[Axis]
+    uses: Mapping[str, int]
+
+
+def interpret(model: nn.Module, inputs: list[Inputs]) -> Interpretation:
+    """Trace ``model`` (fp64, eval mode counts) for real on every example, watching what is known."""
+    watchers: list[_Watcher] = []
+
+    def watch(mode: AxisMode, training: bool) -> None:
+        if not training:
+            watchers.append(_Watcher(mode))
+            mode.on_call = watchers[-1].see
+
+    graph = trace_for_real(model, inputs, watch)
+    _freeze_training_only(graph, {name for watcher in watchers for name in watcher.mode.reached})
+    sinks = [sink for watcher in watchers for sink in watcher.sinks]
+    for sink in sinks:
+        sink.resolve(graph.space)
+    held = [graph.space.resolve(axis) for watcher in watchers for axis in watcher.held]
+    return Interpretation(graph, sinks, held, sum((watcher.uses for watcher in watchers), Counter()))
+
+
+def _freeze_training_only(graph: Graph, reached: set[str]) -> None:
+    """What only training mode runs isn't dead because eval mode doesn't read it."""
+    seen: set[Atom] = {a for name in reached for axis in graph.tensors[name] for a in atoms(axis)}
+    others = [g.atom for g in graph.free if g.atom not in seen]
+    graph.freeze(others, "not run in eval mode")
+
+
+class _Watcher:
+    """Sees every call of a run; keeps what is known on the tensors themselves."""
+
+    def __init__(self, mode: AxisMode) -> None:
+        self.mode = mode
+        self.sinks: list[Sink] = []
+        self.held: list[Axis] = []
+        self.uses: Counter[str] = Counter()
+        self._clock = itertools.count(1)
+        self._written: dict[int, int] = {}
+
+    def look(self, tensor: Tensor) -> Known | None:
+        """What is known of a tensor now; what was written to its memory by another way in is forgotten."""
+        written = self._written.get(tensor.untyped_storage().data_ptr(), 0)
+        mark = tensor.__dict__.get(_KNOWN)
+        if mark is not None:
+            return mark[0] if mark[1] >= written else None
+        if NAME in tensor.__dict__ and not written:
+            return Known(tensor.detach(), torch.ones((), dtype=torch.bool).expand(tensor.shape), True)
+        return None
+
+    def origin(self, tensor: Tensor) -> tuple[str, bool] | None:
+        """The parameter that a tensor is a view of, and whether it is transposed."""
+        name = tensor.__dict__.get(NAME)
+        found: tuple[str, bool] | None = (name, False) if name is not None else tensor.__dict__.get(_ORIGIN)
+        return found
+
+    def see(self, call: Call) -> None:
+        self._follow_origins(call)
+        self.held += call.statistics
+        found = sinks_of(call, self.look, self.origin, self.mode.modules[-1])
+        self.held += [x for x in found if not isinstance(x, Sink)]
+        self.sinks += [x for x in found if isinstance(x, Sink)]
+        changed = _changed(call)
+        lost = any(_shares(t, self.look(t)) for t in changed)  # the values looked at are those after the change
+        result = [None] * len(call.outputs) if lost else passed(call, self.look)
+        now = next(self._clock)
+        for tensor in changed:
+            self._written[tensor.untyped_storage().data_ptr()] = now
+        for out, each in zip(call.outputs, result, strict=True):
+            set_mark(out, _KNOWN, (each, now))
+
+    def _follow_origins(self, call: Call) -> None:
+        for tensor in call.tensors():
+            source = self.origin(tensor)
+            if source is None:
+                continue
+            turned = _is_turned(call)
+            if turned or call.name in _SAME:
+                set_mark(call.outputs[0], _ORIGIN, (source[0], source[1] != turned))
+            else:
+                self.uses[source[0]] += 1
+
+
+def _is_turned(call: Call) -> bool:
+    """Whether the call transposes a matrix."""
+    if not isinstance(call.args[0], Tensor) or call.args[0].dim() != 2:
+        return False
+    if call.name == "transpose":
+        return bool((call.arg("dim0") - call.arg("dim1")) % 2)
+    return call.name == "t" or (call.name == "permute" and [d % 2 for d in call.arg("dims")] == [1, 0])
+
+
+def _changed(call: Call) -> list[Tensor]:
+    """The arguments that the call writes to."""
+    pairs = zip(call.func._schema.arguments, call.args, strict=False)
+    written = [v for p, v in pairs if p.alias_info is not None and p.alias_info.is_write]
+    return [v for v in (*written, call.kwargs.get("out")) if isinstance(v, Tensor)]
+
+
+def _shares(tensor: Tensor, found: Known | None) -> bool:
+    return found is not None and found.value.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
