@@ -3,7 +3,7 @@ PY := .venv/bin/python
 PYTHON ?= python3
 export MPLBACKEND := Agg
 
-.PHONY: demo test lint format zoo bench bench-data sparsity clean
+.PHONY: bench-extract demo test lint format zoo bench bench-data sparsity clean
 .DEFAULT_GOAL := help
 
 help:
@@ -56,6 +56,10 @@ sparsity: bench-data
 
 accuracy: bench-data .bench-peers/torch_pruning
 	PYTHONPATH=.bench-peers $(PY) -m benchmarks.accuracy --write docs/accuracy.md
+
+bench-extract: .venv/.ready
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-peers torch-simplify==1.1.4
+	PYTHONPATH=.bench-peers $(PY) -m benchmarks.extract
 
 clean:
 	rm -rf .venv demo-out build dist

@@ -253,6 +253,45 @@ class Residual6(nn.Module):
         return (x + self.b(torch.relu(self.a(x)))).mean((2, 3))
 
 
+def test_positions_that_the_example_is_too_short_to_read_stay() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.place = nn.Parameter(torch.randn(1, 32, 8))
+            self.register_buffer("ids", torch.arange(32)[None])
+            self.one, self.two, self.scale = nn.Linear(8, 16), nn.Linear(16, 3), nn.Embedding(32, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            n = x.shape[1]
+            scale = self.scale(self.ids.expand(x.shape[0], -1)[:, :n])
+            return self.two(torch.relu(self.one(x + self.place[:, :n] * scale)))
+
+    masked = make(Net(), 0.5)
+    small = prunus.extract(masked, torch.randn(2, 5, 8))
+    assert small.one.out_features == 8
+    same(masked, small, torch.randn(2, 5, 8), torch.randn(1, 32, 8))
+
+
+def test_from_the_command_line(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from prunus.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    source = "from torch import nn\nNet = lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))\n"
+    (tmp_path / "masked_net.py").write_text(source)
+    model = mask(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)), 0.5)
+    for layer in (model[0], model[2]):
+        torch_prune.remove(layer, "weight")
+    torch.save(model.state_dict(), tmp_path / "masked.pt")
+    call = "extract masked_net.py:Net -i 2x3x8x8 -w masked.pt -o small".split()
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 0, done.output
+    assert "a larger batch" in done.output
+    small = prunus.load(tmp_path / "small", lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)))
+    same(model, small, X)
+
+
 def fuzz(seed: int) -> bool:
     """Whether anything was extracted from the random network of that seed; a wrong result raises."""
     torch.manual_seed(seed)

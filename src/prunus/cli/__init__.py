@@ -7,6 +7,7 @@ import sys
 import typer
 
 from prunus.cli.demo import demo
+from prunus.cli.extract import extract
 from prunus.cli.inspect import inspect
 from prunus.cli.masks import masks
 from prunus.cli.profile import profile
@@ -21,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (inspect, profile, masks, prune, demo):
+for command in (inspect, profile, masks, prune, extract, demo):
     app.command()(command)
 
 

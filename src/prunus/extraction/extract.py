@@ -108,7 +108,7 @@ def extract(
     with DoubleMode():
         plan, change, units = _decide(double, inputs, mode == "drop")
         prepared = _changed(double, change)
-        plan = spread_out(plan, prepared, change) if spread else plan
+        plan = spread_out(plan, prepared, change.own) if spread else plan
     checks = tuple(check for each in inputs for check in agree(double, plan.apply(prepared), each))
     small = plan.apply(_changed(plain, change))
     report = _report(mode, plain, small, plan, change, units, checks)

@@ -75,16 +75,18 @@ class Changes:
         add: parameter -> what to add to it, in fp64 and in its shape before the cut.
         new: the biases among them that must be made first.
         carriers: how many constant channels carry others.
+        own: the modules whose ``forward`` is what reads their weight.
     """
 
     add: dict[str, Tensor] = field(default_factory=dict)
     new: list[str] = field(default_factory=list)
     carriers: int = 0
+    own: frozenset[str] = frozenset()
 
 
 def changes(found: Interpretation, live: Liveness, how: Sequence[Way]) -> Changes:
     """Carry every constant that is gone and read by a kept result."""
-    result = Changes()
+    result = Changes(own=frozenset(s.module for s in found.sinks if layer_of(found.graph.skeleton, s) is not None))
     for sink, way in zip(found.sinks, how, strict=True):
         outputs = None if sink.outputs is None else live.kept(sink.outputs)
         kept = live.kept(sink.inputs)

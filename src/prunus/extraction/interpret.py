@@ -57,6 +57,7 @@ def interpret(model: nn.Module, inputs: list[Inputs]) -> Interpretation:
     sinks = [sink for watcher in watchers for sink in watcher.sinks]
     for sink in sinks:
         sink.resolve(graph.space)
+    _freeze_unadded(graph, sinks)
     held = [graph.space.resolve(axis) for watcher in watchers for axis in watcher.held]
     return Interpretation(graph, sinks, held, sum((watcher.uses for watcher in watchers), Counter()))
 
@@ -66,6 +67,12 @@ def _freeze_training_only(graph: Graph, reached: set[str]) -> None:
     seen: set[Atom] = {a for name in reached for axis in graph.tensors[name] for a in atoms(axis)}
     others = [g.atom for g in graph.free if g.atom not in seen]
     graph.freeze(others, "not run in eval mode")
+
+
+def _freeze_unadded(graph: Graph, sinks: list[Sink]) -> None:
+    """What no operator adds over isn't proven dead: longer inputs may read the rest of a table of positions."""
+    added = {atom for sink in sinks for atom in atoms(sink.inputs)}
+    graph.freeze([g.atom for g in graph.free if g.atom not in added], "nothing adds over it in this run")
 
 
 class _Watcher:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import nn
 
-from prunus.extraction.fold import Changes
 from prunus.plan import Plan
 from prunus.spread import INDEX, SPREAD
 from prunus.surgery import AttributeChange, named_tensors
@@ -15,8 +15,12 @@ from prunus.surgery import AttributeChange, named_tensors
 _LEAST = 0.125  # of the channels must be dead: laying the others in place takes time too
 
 
-def spread_out(plan: Plan, model: nn.Module, change: Changes) -> Plan:
-    """``plan``, with the layers of ``model`` (values changed, not yet cut) spread where that pays."""
+def spread_out(plan: Plan, model: nn.Module, own: Collection[str]) -> Plan:
+    """``plan``, with the layers of ``model`` (values changed, not yet cut) spread where that pays.
+
+    Args:
+        own: the modules whose ``forward`` is what reads their weight.
+    """
     shapes, kept = dict(plan.shapes), {name: dict(cut) for name, cut in plan.kept.items()}
     attributes, spread = list(plan.attributes), []
     counts: dict[int, int] = {}
@@ -24,7 +28,7 @@ def spread_out(plan: Plan, model: nn.Module, change: Changes) -> Plan:
         counts[id(tensor)] = counts.get(id(tensor), 0) + 1
     for path, module in model.named_modules():
         name = f"{path}.weight" if path else "weight"
-        if not _can(model, path, module) or counts[id(module.weight)] > 1:
+        if path not in own or not _can(model, path, module) or counts[id(module.weight)] > 1:
             continue
         rows = kept.get(name, {}).get(0, tuple(range(shapes[name][0])))
         live = _live(module, rows, kept.get(name, {}).get(1))
@@ -35,19 +39,19 @@ def spread_out(plan: Plan, model: nn.Module, change: Changes) -> Plan:
         if len(rows) < shapes[name][0]:
             kept[index] = {0: rows}
         kept.setdefault(name, {})[0] = live
-        own = "out_features" if isinstance(module, nn.Linear) else "out_channels"
-        attributes = [c for c in attributes if (c.module, c.name) != (path, own)]
-        attributes.append(AttributeChange(path, own, (), getattr(module, own), len(live)))
+        width = "out_features" if isinstance(module, nn.Linear) else "out_channels"
+        attributes = [c for c in attributes if (c.module, c.name) != (path, width)]
+        attributes.append(AttributeChange(path, width, (), getattr(module, width), len(live)))
         spread.append(path)
     return Plan(shapes, kept, tuple(attributes), plan.how, plan.biases, tuple(spread))
 
 
 def _can(model: nn.Module, path: str, module: nn.Module) -> bool:
-    """A plain layer, not in groups, whose weight only its own ``forward`` reads."""
+    """A plain layer, not in groups. torch's encoder layers read the weights of theirs on a path that isn't traced."""
     if type(module) not in SPREAD or getattr(module, "groups", 1) != 1:
         return False
     parent = model.get_submodule(path.rpartition(".")[0])
-    return not isinstance(parent, nn.TransformerEncoderLayer)  # reads its layers' weights itself
+    return not isinstance(parent, nn.TransformerEncoderLayer)
 
 
 def _live(module: Any, rows: tuple[int, ...], columns: tuple[int, ...] | None) -> tuple[int, ...]:
