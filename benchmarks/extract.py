@@ -64,8 +64,11 @@ def judged(work: Callable[[nn.Module, Tensor], nn.Module], model: nn.Module, x: 
     seconds = time.process_time() - start
     with torch.no_grad():
         expected, found = model(x), small.eval()(x)
+    parameters = f"{sum(p.numel() for p in small.parameters()):>11,}"
+    if found.shape != expected.shape:
+        return f"{parameters}  gives {list(found.shape)} for {list(expected.shape)}"
     error = float((expected - found).abs().max() / expected.abs().max())
-    return f"{sum(p.numel() for p in small.parameters()):>11,}  {error:.1e}  {seconds:5.1f} s"
+    return f"{parameters}  {error:.1e}  {seconds:5.1f} s"
 
 
 def main() -> None:
