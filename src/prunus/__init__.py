@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from prunus.compensation import Compensation, compensate, recalibrate
+from prunus.depth import drop_blocks
 from prunus.errors import InputError, NothingToPrune, PlanError, PrunusError, SaveError, TraceError
 from prunus.extraction import Extraction, extract
 from prunus.plan import Plan
@@ -18,6 +19,7 @@ from prunus.planning import plan
 from prunus.profile import Profile, profile
 from prunus.prove import Proof, prove
 from prunus.prune import prune
+from prunus.residual import Block, find_blocks
 from prunus.running import Examples
 from prunus.sensitivity import Sensitivity, sensitivity
 from prunus.trace import Graph, trace
@@ -42,6 +44,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "Block",
     "Compensation",
     "Examples",
     "Extraction",
@@ -59,8 +62,10 @@ __all__ = [
     "TraceError",
     "accelerate_sparse",
     "compensate",
+    "drop_blocks",
     "export",
     "extract",
+    "find_blocks",
     "load",
     "load_sparse",
     "plan",

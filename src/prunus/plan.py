@@ -13,10 +13,13 @@ from torch import nn
 
 from prunus import surgery
 from prunus.errors import PlanError, suggest
+from prunus.skip import Returns, check_returns
 from prunus.spread import INDEX, spread
-from prunus.surgery import AttributeChange, named_tensors
+from prunus.surgery import AttributeChange, lies_in, named_tensors
 
-SCHEMA = 2  # 1: without anything added, and still written so
+SCHEMA = (
+    3  # 1: nothing added or removed as a whole; 2: no removed blocks. Plans are written in the oldest that holds them
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Plan:
         biases: parameters that the cut adds: biases of layers that had none, zero until values are loaded.
         spread: layers that compute only some of their channels and lay them in place (see :mod:`prunus.spread`): their
             weight keeps the rows that count, their ``spread_index`` (added) and bias the channels that stay.
+        dropped: modules that are removed as a whole, and what is returned in their place; see :mod:`prunus.skip`.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -39,6 +43,7 @@ class Plan:
     how: Mapping[str, Any] = field(default_factory=dict)
     biases: tuple[str, ...] = ()
     spread: tuple[str, ...] = ()
+    dropped: Mapping[str, Returns] = field(default_factory=dict)
 
     @property
     def added(self) -> frozenset[str]:
@@ -55,7 +60,7 @@ class Plan:
         """
         self.check_fits(model)
         present = {name: cut for name, cut in self.kept.items() if name not in self.added or _has(model, name)}
-        small = surgery.apply(model, present, self.attributes)
+        small = surgery.apply(model, present, self.attributes, self.dropped)
         self._add(small)
         before = model.__dict__.get("prunus_plan")
         small.__dict__["prunus_plan"] = before.then(self) if isinstance(before, Plan) else self
@@ -92,6 +97,10 @@ class Plan:
             if name not in self.shapes:
                 raise PlanError(f"this model has a tensor {name!r} that the plan doesn't know: another architecture?")
 
+    def survives(self, name: str) -> bool:
+        """Whether the small model has a tensor or module of that name: it doesn't lie in a removed block."""
+        return not lies_in(name, self.dropped)
+
     def shape_after(self, name: str) -> tuple[int, ...]:
         """The shape of the named tensor after the cut."""
         cut = self.kept.get(name, {})
@@ -105,13 +114,14 @@ class Plan:
             shapes[name] = self.shapes[source][:1]
             if 0 in kept.get(source, {}):
                 kept[name] = {0: kept[source][0]}
-        first = Plan(shapes, kept, self.attributes, self.how, self.biases, self.spread)
+        first = Plan(shapes, kept, self.attributes, self.how, self.biases, self.spread, self.dropped)
         return first._then(later)
 
     def _then(self, later: Plan) -> Plan:
         for name, shape in later.shapes.items():
-            if name not in self.shapes or self.shape_after(name) != tuple(shape):
+            if name not in self.shapes or not self.survives(name) or self.shape_after(name) != tuple(shape):
                 raise PlanError(f"the second plan doesn't follow the first: {name!r} has another shape there.")
+        dropped = {name: r for name, r in self.dropped.items() if later.survives(name)} | dict(later.dropped)
         kept = {name: dict(cut) for name, cut in self.kept.items()}
         for name, cut in later.kept.items():
             mine = kept.setdefault(name, {})
@@ -123,17 +133,32 @@ class Plan:
             old = changes[key].old if key in changes else c.old
             changes[key] = AttributeChange(c.module, c.name, c.path, old, c.new)
         how = {"steps": [*_steps(self.how), *_steps(later.how)]}
-        biases = tuple(dict.fromkeys((*self.biases, *later.biases)))
-        return Plan(self.shapes, kept, tuple(changes.values()), how, biases, (*self.spread, *later.spread))
+        return Plan(
+            self.shapes,
+            {name: cut for name, cut in kept.items() if not lies_in(name, dropped)},
+            tuple(change for change in changes.values() if not lies_in(change.module, dropped)),
+            how,
+            tuple(n for n in dict.fromkeys((*self.biases, *later.biases)) if not lies_in(n, dropped)),
+            tuple(n for n in (*self.spread, *later.spread) if not lies_in(n, dropped)),
+            dropped,
+        )
+
+    def parts(self) -> tuple[Plan, Plan]:
+        """The plan in two: the removal of whole blocks, and the cut of what is left; composed, they are this plan."""
+        whole = {name: shape for name, shape in self.shapes.items() if name not in self.added}
+        left = {name: shape for name, shape in self.shapes.items() if self.survives(name)}
+        width = Plan(left, self.kept, self.attributes, self.how, self.biases, self.spread)
+        return Plan(whole, {}, (), self.how, dropped=self.dropped), width
 
     def explain(self) -> str:
         """A table for people: every tensor that shrinks, and every integer that follows."""
         before = sum(math.prod(shape) for shape in self.shapes.values())
-        after = sum(math.prod(self.shape_after(name)) for name in self.shapes)
+        after = sum(math.prod(self.shape_after(name)) for name in self.shapes if self.survives(name))
         lines = [
             f"{before:,} -> {after:,} values in parameters and buffers ({after / max(before, 1):.1%})",
             "",
         ]
+        lines += [f"{name}  removed as a whole" for name in self.dropped]
         width = max((len(name) for name in self.kept), default=0)
         for name in self.kept:
             lines.append(f"{name:<{width}}  {list(self.shapes[name])} -> {list(self.shape_after(name))}")
@@ -149,13 +174,14 @@ class Plan:
             name: {str(dim): table.setdefault(tuple(indices), len(table)) for dim, indices in cut.items()}
             for name, cut in self.kept.items()
         }
-        document = {
-            "schema": SCHEMA if self.added else 1,
+        document: dict[str, Any] = {
+            "schema": 3 if self.dropped else 2 if self.added else 1,
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "indices": [list(indices) for indices in table],
             "kept": kept,
             "attributes": [[c.module, c.name, list(c.path), c.old, c.new] for c in self.attributes],
             "how": dict(self.how),
+            **({"dropped": dict(self.dropped)} if self.dropped else {}),
         }
         if self.added:
             document |= {"biases": list(self.biases), "spread": list(self.spread)}
@@ -172,7 +198,7 @@ class Plan:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise PlanError(f"the plan isn't valid JSON: {error}") from error
-        if not isinstance(document, dict) or document.get("schema") not in (1, SCHEMA):
+        if not isinstance(document, dict) or not _is_known(document.get("schema")):
             found = document.get("schema") if isinstance(document, dict) else None
             raise PlanError(f"the plan has schema {found!r}; this version of prunus reads schema 1 to {SCHEMA}.")
         try:
@@ -184,6 +210,10 @@ class Plan:
 def _steps(how: Mapping[str, Any]) -> list[Any]:
     steps = how.get("steps")
     return list(steps) if isinstance(steps, list) else [dict(how)]
+
+
+def _is_known(schema: Any) -> bool:
+    return type(schema) is int and 1 <= schema <= SCHEMA
 
 
 def _read(document: dict[str, Any]) -> Plan:
@@ -210,7 +240,8 @@ def _read(document: dict[str, Any]) -> Plan:
     if not isinstance(how, dict):
         raise TypeError("'how' must be an object")
     biases, wide = (_names(document.get(key, []), shapes) for key in ("biases", "spread"))
-    return Plan(shapes, kept, tuple(changes), how, biases, wide)
+    dropped = {str(n): check_returns(r) for n, r in document.get("dropped", {}).items()}
+    return Plan(shapes, kept, tuple(changes), how, biases, wide, dropped)
 
 
 def _names(value: Any, shapes: Mapping[str, Any]) -> tuple[str, ...]:

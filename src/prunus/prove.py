@@ -9,7 +9,7 @@ removed positions zero by themselves: where one doesn't, the axes were misread, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from prunus.axes import Atom, Axes, Axis, Keep, Space, atoms, count, fold, keep_
 from prunus.errors import InputError, PlanError
 from prunus.operators import Call, find, operator_name
 from prunus.plan import Plan
+from prunus.residual import without_blocks
 from prunus.running import Inputs, check_eager, each_input, mapped, outputs_in
 from prunus.surgery import named_tensors
 from prunus.trace.choices import Choices
@@ -91,6 +92,26 @@ def prove(model: nn.Module, small: nn.Module, plan: Plan, args: Any, kwargs: Map
 
 def _prove_one(model: nn.Module, small: nn.Module, plan: Plan, example: Inputs) -> Proof:
     inputs = mapped(_as_double, example)
+    return _prove_depth(model, small, plan, inputs) if plan.dropped else _prove_width(model, small, plan, inputs)
+
+
+def _prove_depth(model: nn.Module, small: nn.Module, plan: Plan, inputs: Inputs) -> Proof:
+    """The original whose removed blocks add nothing against the one without them; that one, masked, against ``small``.
+
+    Where nothing else is cut, ``small`` is the one without them.
+    """
+    depth, width = plan.parts()
+    original = real_copy(model, torch.float64).eval()
+    expected = outputs_in(without_blocks(original, depth.dropped, inputs, DoubleMode))
+    middle = depth.apply(original) if width.kept else real_copy(small, torch.float64).eval()
+    first = _verdict(expected, outputs_in(_run(middle, inputs, DoubleMode())))
+    if not width.kept or not first.ok:
+        return first
+    second = _prove_width(middle, small, width, inputs)
+    return replace(second, max_rel_error=max(first.max_rel_error, second.max_rel_error))
+
+
+def _prove_width(model: nn.Module, small: nn.Module, plan: Plan, inputs: Inputs) -> Proof:
     original = real_copy(model, torch.float64).eval()
     choices = Choices()
     found = _run(real_copy(small, torch.float64).eval(), inputs, DoubleMode(choices))
@@ -100,11 +121,14 @@ def _prove_one(model: nn.Module, small: nn.Module, plan: Plan, example: Inputs) 
             gone = sorted(set(range(tensor.shape[dim])) - set(indices))
             tensor.data.index_fill_(dim, torch.tensor(gone), 0)
     mode = _MaskMode(calls, keep)
-    outputs = outputs_in(_run(original, inputs, mode))
-    error = largest_error(outputs, outputs_in(found))
-    leaks = tuple(dict.fromkeys(mode.leaks))
-    vacuous = not any(bool(out.ne(0).any()) for out in outputs)
-    return Proof(error, error <= TOLERANCE and not leaks and not vacuous, len(outputs), leaks, vacuous)
+    expected = _run(original, inputs, mode)
+    return _verdict(outputs_in(expected), outputs_in(found), tuple(dict.fromkeys(mode.leaks)))
+
+
+def _verdict(expected: Sequence[Tensor], found: Sequence[Tensor], leaks: tuple[str, ...] = ()) -> Proof:
+    error = largest_error(expected, found)
+    vacuous = not any(bool(out.ne(0).any()) for out in expected)
+    return Proof(error, error <= TOLERANCE and not leaks and not vacuous, len(expected), leaks, vacuous)
 
 
 def _as_double(tensor: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import InputError, PlanError, suggest
+from prunus.skip import Returns, Skip
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 """Tensor name -> dimension -> the indices kept, ascending. Dimensions that are not cut are absent."""
@@ -55,8 +56,8 @@ def _walk(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
                     yield prefix, name, value
 
 
-def copy_model(model: nn.Module, replace: Mapping[int, Tensor]) -> nn.Module:
-    """Deep-copy ``model``, with the tensor of each ``id`` in ``replace`` standing in for the original.
+def copy_model(model: nn.Module, replace: Mapping[int, Any]) -> nn.Module:
+    """Deep-copy ``model``, with the tensor or module of each ``id`` in ``replace`` standing in for the original.
 
     Hooks, modes, tied weights and parameter names come along; no large tensor is copied on the way.
     """
@@ -95,13 +96,19 @@ def slice_tensor(tensor: Tensor, kept: Mapping[int, tuple[int, ...]]) -> Tensor:
     return data if kept else data.clone()
 
 
-def apply(model: nn.Module, kept: Kept, attributes: tuple[AttributeChange, ...]) -> nn.Module:
+def apply(
+    model: nn.Module, kept: Kept, attributes: tuple[AttributeChange, ...], dropped: Mapping[str, Returns] | None = None
+) -> nn.Module:
     """Return a copy of ``model`` with every named tensor sliced to ``kept`` and every attribute set.
 
+    In the place of each module in ``dropped`` is a :class:`Skip`; its tensors are not copied.
+
     Raises:
-        PlanError: a tensor or an attribute that is named is absent or not what the plan was made for.
+        PlanError: a tensor, a module or an attribute that is named is absent or not what the plan was made for.
     """
-    tensors = named_tensors(model)
+    dropped = dropped or {}
+    skips = {id(module): Skip(module, dropped[path]) for path, module in _blocks(model, dropped)}
+    tensors = {name: t for name, t in named_tensors(model).items() if not lies_in(name, dropped)}
     for name in kept:
         if name not in tensors:
             raise PlanError(f"the plan cuts {name!r}, which this model doesn't have.{suggest(name, tensors)}")
@@ -112,10 +119,24 @@ def apply(model: nn.Module, kept: Kept, attributes: tuple[AttributeChange, ...])
             raise PlanError(f"{name!r} is tied to another tensor, but the plan cuts the two differently.")
         small[id(tensor)] = (tensor, cut)
     replace = {key: like(tensor, slice_tensor(tensor, cut)) for key, (tensor, cut) in small.items()}
-    result = copy_model(model, replace)
+    result = copy_model(model, {**replace, **skips})
     for change in attributes:
         set_attribute(result, change)
     return result
+
+
+def lies_in(name: str, blocks: Container[str]) -> bool:
+    """Whether the tensor or module of that name lies in one of the named modules, or is one of them."""
+    parts = name.split(".")
+    return any(".".join(parts[:i]) in blocks for i in range(1, len(parts) + 1))
+
+
+def _blocks(model: nn.Module, names: Iterable[str]) -> Iterator[tuple[str, nn.Module]]:
+    known = dict(model.named_modules(remove_duplicate=False))
+    for name in names:
+        if name not in known or not name:
+            raise PlanError(f"the plan drops {name!r}, which this model doesn't have.{suggest(name, known)}")
+        yield name, known[name]
 
 
 def set_attribute(model: nn.Module, change: AttributeChange) -> None:

@@ -115,7 +115,7 @@ def load(folder: str | PathLike[str], factory: Callable[[], nn.Module]) -> nn.Mo
 def _check_follows(plan: Plan, small: nn.Module) -> None:
     """The model must still have the shapes the plan gives, or load couldn't rebuild it: fail now, not then."""
     found = named_tensors(small)
-    for name in plan.shapes:
+    for name in filter(plan.survives, plan.shapes):
         shape = list(found[name].shape) if name in found else None
         if shape != list(plan.shape_after(name)):
             has = f"has shape {shape}" if shape is not None else "is gone"
