@@ -21,7 +21,7 @@ LAYERS = [
     {"trace"},
     {"plan", "residual"},
     {"counting", "layers", "importance"},
-    {"selection"},
+    {"selection", "fitting"},
     {"planning", "profile", "depth"},
     {"prove", "compensation"},
     {"prune", "report", "extraction"},

@@ -12,12 +12,14 @@ from torch import nn
 from prunus import surgery
 from prunus.axes import Atom, Keep, atoms, count, keep_vector
 from prunus.errors import NothingToPrune, PlanError
+from prunus.fitting import fit, freeze_misfit
 from prunus.importance import Criterion, score
 from prunus.layers import layer_changes, mirrored_changes
 from prunus.plan import Plan
 from prunus.selection import check_ratio, choose_counts, choose_indices
 from prunus.surgery import AttributeChange, named_tensors
 from prunus.trace import Graph, trace
+from prunus.trace.construction import construction, has_config, tied
 from prunus.trace.modes import Record
 from prunus.trace.run import record_shapes
 from prunus.trace.standins import carry_shadows
@@ -35,6 +37,7 @@ def plan(
     scope: str = "local",
     keep: Sequence[str] = (),
     round_to: int | None = None,
+    uniform: bool = False,
 ) -> Plan:
     """Decide what to cut.
 
@@ -47,6 +50,9 @@ def plan(
         scope: ``"local"`` takes the ratio from each group, ``"global"`` from all together.
         keep: names of groups, modules, tensors, or shell patterns of them, that stay as they are.
         round_to: round the sizes that are left up to a multiple of this.
+        uniform: tie the counts of layers so that one config fits the small model, and its own class can build it: what
+            transformers' ``save_pretrained`` and ``from_pretrained`` need. Without it every layer has a count of its
+            own; ``how["config"]`` of the result says whether a config fits all the same.
 
     Raises:
         InputError: an argument is wrong.
@@ -55,6 +61,9 @@ def plan(
     graph = graph_or_model if isinstance(graph_or_model, Graph) else trace(graph_or_model, args, kwargs)
     if not isinstance(ratio, Mapping):
         check_ratio(ratio)
+    made = construction(graph) if uniform or has_config(graph.model) else None
+    if made is not None and uniform:
+        graph = tied(graph, made)
     scores = score(graph, importance)
     how = {
         "ratio": dict(ratio) if isinstance(ratio, Mapping) else ratio,
@@ -62,14 +71,21 @@ def plan(
         "scope": scope,
         "keep": list(keep),
         "round_to": round_to,
+        **({"uniform": True} if uniform else {}),
     }
     for _ in range(_ATTEMPTS):
         counts = choose_counts(graph, scores, ratio, scope, keep, round_to)
         if not counts:
             raise NothingToPrune(_why_nothing(graph, ratio, keep))
         result = make_plan(graph, choose_indices(scores, counts), how)
-        if holds(graph, result, counts):
+        if not holds(graph, result, counts):
+            continue
+        if made is None:
             return result
+        result, wrong = fit(graph, made, result, counts)
+        if wrong is None or not uniform:
+            return result
+        freeze_misfit(graph, wrong, counts)
     raise PlanError(
         f"no plan was found in {_ATTEMPTS} attempts: {type(graph.model).__name__} keeps resisting. "
         "Print the graph and name the groups that fail in keep=[...]."

@@ -25,6 +25,7 @@ def prune(
     scope: str = "local",
     keep: Sequence[str] = (),
     round_to: int | None = None,
+    uniform: bool = False,
     data: Iterable[Any] | None = None,
     compensation: str | None = "refit",
 ) -> nn.Module:
@@ -48,7 +49,17 @@ def prune(
     """
     if data is not None and any(p.is_meta for p in model.parameters()):
         raise InputError("a model on the meta device has no values to mend: load its weights first, or give no data.")
-    made = plan(model, args, kwargs, ratio=ratio, importance=importance, scope=scope, keep=keep, round_to=round_to)
+    made = plan(
+        model,
+        args,
+        kwargs,
+        ratio=ratio,
+        importance=importance,
+        scope=scope,
+        keep=keep,
+        round_to=round_to,
+        uniform=uniform,
+    )
     small = made.apply(model)
     if not any(p.is_meta for p in model.parameters()):
         proof = prove(model, small, made, args, kwargs)

@@ -23,6 +23,12 @@ class Space:
         self._bound: dict[Atom, Axis] = {}
         self._reasons: dict[Atom, str] = {}
 
+    def copy(self) -> Space:
+        """A space that knows what this one knows now, and learns by itself from here on."""
+        result = Space()
+        result._bound, result._reasons = dict(self._bound), dict(self._reasons)
+        return result
+
     # -- making and reading --------------------------------------------------------------------------------------
 
     def fresh(self, size: int, frozen: str | None = None) -> Axis:

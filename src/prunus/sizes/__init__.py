@@ -1,7 +1,7 @@
 """Integers that follow sizes: their provenance during the run, and what must change with a cut."""
 
 from prunus.sizes.expression import Arithmetic, Attribute, Count, Expression, evaluate, resolved
-from prunus.sizes.solver import Sizes, solve
+from prunus.sizes.solver import Sizes, define, solve
 from prunus.sizes.traced import Equation, Ledger, Size, call_site, expression
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Size",
     "Sizes",
     "call_site",
+    "define",
     "evaluate",
     "expression",
     "resolved",

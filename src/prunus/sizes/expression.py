@@ -18,11 +18,15 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """An integer that a module holds: ``<module>.<name>[path]``."""
+    """An integer that a module holds: ``<module>.<name>[path]``; without a name an unknown that nothing holds."""
 
     module: str
     name: str
     path: tuple[int | str, ...] = ()
+
+    @property
+    def is_unnamed(self) -> bool:
+        return not self.name
 
     def __str__(self) -> str:
         dotted = f"{self.module}.{self.name}" if self.module else self.name

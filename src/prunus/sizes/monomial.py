@@ -46,6 +46,8 @@ class Monomials:
             return Monomial(expr)
         if isinstance(expr, Arithmetic) and expr.symbol == "*":
             return _product([self.read(expr.left), self.read(expr.right)])
+        if isinstance(expr, Arithmetic) and expr.symbol == "//":
+            return _quotient(self.read(expr.left), self.read(expr.right))
         return self._axis(expr.axis) if isinstance(expr, Count) else None
 
     def _axis(self, axis: Axis) -> Monomial | None:
@@ -60,15 +62,24 @@ class Monomials:
         """``a // b`` without what both share, where nothing of ``b`` is left; any other expression as it is."""
         if not isinstance(expr, Arithmetic) or expr.symbol != "//":
             return expr
-        above, below = self.read(expr.left), self.read(expr.right)
-        if above is None or below is None or not below.constant or above.constant % below.constant:
-            return expr
-        rest = list(above.atoms)
-        for atom in below.atoms:
-            if atom not in rest:
-                return expr
-            rest.remove(atom)
-        return Monomial(above.constant // below.constant, tuple(rest)).expression()
+        quotient = self.read(expr)
+        return expr if quotient is None else quotient.expression()
+
+    def cancelled(self, left: Expression, right: Expression) -> tuple[Expression, Expression]:
+        """Both sides without what they share, where both are products; as they are otherwise."""
+        one, other = self.read(left), self.read(right)
+        if one is None or other is None:
+            return left, right
+        a, b = list(one.atoms), list(other.atoms)
+        for atom in one.atoms:
+            if atom in b:
+                a.remove(atom)
+                b.remove(atom)
+        common = math.gcd(one.constant, other.constant) or 1
+        return (
+            Monomial(one.constant // common, tuple(a)).expression(),
+            Monomial(other.constant // common, tuple(b)).expression(),
+        )
 
 
 def _product(parts: Sequence[Monomial | None]) -> Monomial | None:
@@ -78,6 +89,18 @@ def _product(parts: Sequence[Monomial | None]) -> Monomial | None:
             return None
         result = result * part
     return result
+
+
+def _quotient(above: Monomial | None, below: Monomial | None) -> Monomial | None:
+    """The quotient if it is exact for all counts."""
+    if above is None or below is None or not below.constant or above.constant % below.constant:
+        return None
+    rest = list(above.atoms)
+    for atom in below.atoms:
+        if atom not in rest:
+            return None
+        rest.remove(atom)
+    return Monomial(above.constant // below.constant, tuple(rest))
 
 
 def _sum(axis: Sum, parts: Sequence[Monomial | None]) -> Monomial | None:

@@ -55,7 +55,7 @@ class Sizes:
 
     def attributes(self, counts: Mapping[Atom, int]) -> dict[Attribute, int]:
         """The new value of every attribute that changes under complete ``counts``."""
-        new = {attribute: evaluate(expr, counts, self.values) for attribute, expr in self.definitions.items()}
+        new = {a: evaluate(expr, counts, self.values) for a, expr in self.definitions.items() if not a.is_unnamed}
         return {attribute: value for attribute, value in new.items() if value != self.values[attribute]}
 
 
@@ -63,6 +63,16 @@ def solve(space: Space, equations: Iterable[Equation], values: Mapping[Attribute
     """Solve ``equations``, freezing atoms in ``space`` where nothing else helps."""
     solver = _Solver(space, values)
     return solver.solve(list(equations))
+
+
+def define(
+    space: Space, equations: Iterable[Equation], values: Mapping[Attribute, int]
+) -> Mapping[Attribute, Expression]:
+    """The attributes that ``equations`` define, in their order, without tying or freezing anything."""
+    solver = _Solver(space, values)
+    live = solver.live(list(equations))
+    solver.define(live)
+    return solver.definitions
 
 
 class _Solver:
@@ -74,11 +84,9 @@ class _Solver:
         self.samples: list[dict[Atom, int]] = []
 
     def solve(self, equations: list[Equation]) -> Sizes:
-        live = [e for e in map(self._resolve, equations) if e.left != e.right and self._is_live(e)]
-        hard = [e for e in live if not e.soft]
-        self._define(hard)
-        self._define([e for e in live if e.soft])
-        pending = [self._substitute(e) for e in hard]
+        live = self.live(equations)
+        self.define(live)
+        pending = [self._substitute(e) for e in live if not e.soft]
         pending = [e for e in pending if self._free(e.left) or self._free(e.right)]
         self._sample(pending)
         self._settle_constants([e for e in pending if not (_divides(e.left) or _divides(e.right))])
@@ -91,6 +99,17 @@ class _Solver:
                 self._settle_constants(pending)
         return Sizes(self.values, self.definitions, self.followers)
 
+    def live(self, equations: list[Equation]) -> list[Equation]:
+        """The equations that a cut could break, as the space reads them now."""
+        return [e for e in map(self._resolve, equations) if e.left != e.right and self._is_live(e)]
+
+    def define(self, live: list[Equation]) -> None:
+        """Define attributes, by comparisons only where nothing else does."""
+        for soft in (False, True):
+            chosen = [e for e in live if e.soft is soft]
+            self._define(chosen, exact=True)
+            self._define(chosen, exact=False)
+
     # -- reading -------------------------------------------------------------------------------------------------
 
     def _resolve(self, e: Equation) -> Equation:
@@ -101,7 +120,8 @@ class _Solver:
         return Equation(*self._cancelled(left, right), e.reason)
 
     def _cancelled(self, left: Expression, right: Expression) -> tuple[Expression, Expression]:
-        """Both sides without a constant factor that they share."""
+        """Both sides without what they share as products, or else a constant factor."""
+        left, right = self._monomials().cancelled(left, right)
         if not (isinstance(left, Count) and isinstance(right, Count)):
             return left, right
         (a, m), (b, n) = self._factored(left.axis), self._factored(right.axis)
@@ -123,16 +143,19 @@ class _Solver:
 
     # -- defining attributes -------------------------------------------------------------------------------------
 
-    def _define(self, equations: list[Equation]) -> None:
-        """Take the first equation with one unknown attribute as its definition, as long as any is found."""
+    def _define(self, equations: list[Equation], exact: bool) -> None:
+        """Take the first equation with one unknown attribute as its definition, as long as any is found.
+
+        An *exact* definition holds whatever the counts are; one that divides may leave a remainder.
+        """
         waiting = equations
         while True:
-            later = [e for e in waiting if not self._define_by(e)]
+            later = [e for e in waiting if not self._define_by(e, exact)]
             if len(later) == len(waiting):
                 return
             waiting = later
 
-    def _define_by(self, e: Equation) -> bool:
+    def _define_by(self, e: Equation, exact: bool) -> bool:
         left, right = substitute(e.left, self.definitions), substitute(e.right, self.definitions)
         for expr, other in ((left, right), (right, left)):
             if isinstance(other, int) or any(isinstance(x, Attribute) for x in leaves(other)):
@@ -140,11 +163,21 @@ class _Solver:
             unknown = {x for x in leaves(expr) if isinstance(x, Attribute)}
             if len(unknown) == 1:
                 (target,) = unknown
-                found = isolate(expr, target, other)
-                if found is not None and evaluate(found, {}, self.values) == self.values[target]:
+                found = self._isolated(expr, target, other, exact)
+                if found is not None:
                     self.definitions[target] = found
                     return True
         return False
+
+    def _isolated(self, expr: Expression, target: Attribute, value: Expression, exact: bool) -> Expression | None:
+        """What ``target`` must be for ``expr`` to be ``value``, if that is what it is now."""
+        found = isolate(expr, target, value)
+        if found is None or evaluate(found, {}, self.values) != self.values[target]:
+            return None
+        if _divides(found):
+            simple = self._monomials().read(found)
+            found = simple.expression() if simple is not None else None if exact else found
+        return found
 
     # -- deciding whether an equation holds ----------------------------------------------------------------------
 
@@ -199,7 +232,10 @@ class _Solver:
                 counts = {**sample, atom: n}
                 for follower, follows in self.followers.items():
                     counts[follower] = evaluate(follows, counts, self.values)
-                values.add(evaluate(expr, counts, self.values))
+                try:
+                    values.add(evaluate(expr, counts, self.values))
+                except ZeroDivisionError:
+                    return True
             if len(values) > 1:
                 return True
         return False

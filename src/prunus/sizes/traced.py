@@ -74,6 +74,11 @@ class Ledger:
             reason = f"its size {value} is used as a number at {call_site()}"
             self.equations[value, expr, False] = Equation(value, expr, reason)
 
+    def quotient(self, top: int, bottom: int) -> int:
+        """``top // bottom``, one of which is a :class:`Size`, with its provenance."""
+        value = int.__floordiv__(int(top), int(bottom))
+        return Size.of(value, Arithmetic("//", expression(top), expression(bottom)), self)
+
     def ratio(self, top: int, bottom: int) -> float:
         """``top / bottom``, one of which is a :class:`Size`: a float, which keeps no provenance."""
         for size in (top, bottom):
@@ -108,14 +113,20 @@ class Size(int):
 
     def _arithmetic(self, symbol: str, other: Any, result: Any, swapped: bool = False) -> Any:
         if result is NotImplemented or not isinstance(other, int):
-            self._note_number()
-            return result
-        ledger = other.ledger if self.ledger.closed and isinstance(other, Size) else self.ledger
+            return self._unknown(result)
+        ledger = self._open_ledger(other)
         if ledger.closed:
             return result
         mine, theirs = expression(self), expression(other)
         left, right = (theirs, mine) if swapped else (mine, theirs)
         return Size.of(result, Arithmetic(symbol, left, right), ledger)
+
+    def _open_ledger(self, other: int) -> Ledger:
+        return other.ledger if self.ledger.closed and isinstance(other, Size) else self.ledger
+
+    def _unknown(self, result: Any) -> Any:
+        self._note_number()
+        return result
 
     def __add__(self, other: Any) -> Any:
         return self._arithmetic("+", other, int.__add__(self, other))
@@ -136,10 +147,18 @@ class Size(int):
         return self._arithmetic("*", other, int.__rmul__(self, other), swapped=True)
 
     def __floordiv__(self, other: Any) -> Any:
-        return self._arithmetic("//", other, int.__floordiv__(self, other))
+        return self._divided(other, int.__floordiv__(self, other), swapped=False)
 
     def __rfloordiv__(self, other: Any) -> Any:
-        return self._arithmetic("//", other, int.__rfloordiv__(self, other), swapped=True)
+        return self._divided(other, int.__rfloordiv__(self, other), swapped=True)
+
+    def _divided(self, other: Any, result: Any, swapped: bool) -> Any:
+        if result is NotImplemented or not isinstance(other, int):
+            return self._unknown(result)
+        ledger = self._open_ledger(other)
+        if ledger.closed:
+            return result
+        return ledger.quotient(other, self) if swapped else ledger.quotient(self, other)
 
     def __mod__(self, other: Any) -> Any:
         return self._arithmetic("%", other, int.__mod__(self, other))
@@ -195,13 +214,13 @@ class Size(int):
 
     def __truediv__(self, other: Any) -> Any:
         if isinstance(other, int):
-            return self.ledger.ratio(self, other)
+            return self._open_ledger(other).ratio(self, other)
         self._note_number()
         return int.__truediv__(self, other)
 
     def __rtruediv__(self, other: Any) -> Any:
         if isinstance(other, int):
-            return self.ledger.ratio(other, self)
+            return self._open_ledger(other).ratio(other, self)
         self._note_number()
         return int.__rtruediv__(self, other)
 

@@ -152,8 +152,8 @@ def handles(names: str) -> Callable[[Handler], Handler]:
     return enter
 
 
-def _ints(args: Any, kwargs: dict[str, Any], *names: str) -> list[Any]:
-    """Integers given as ``f(x, 2, 3)``, ``f(x, (2, 3))`` or ``f(x, size=(2, 3))``."""
+def sizes_given(args: Any, kwargs: dict[str, Any], *names: str) -> list[Any]:
+    """The sizes among arguments, given as ``f(x, 2, 3)``, ``f(x, (2, 3))`` or ``f(x, size=(2, 3))``."""
     for name in names:
         if name in kwargs:
             return list(kwargs[name])
@@ -164,12 +164,12 @@ def _ints(args: Any, kwargs: dict[str, Any], *names: str) -> list[Any]:
 
 @handles("view reshape expand broadcast_to new_zeros new_ones new_empty new_full")
 def _reshaped(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Any) -> None:
-    _match(mode, _ints(args[1:], kwargs, "size", "shape"), result, "is reshaped")
+    _match(mode, sizes_given(args[1:], kwargs, "size", "shape"), result, "is reshaped")
 
 
 @handles("zeros ones empty full rand randn")
 def _created(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Any) -> None:
-    _match(mode, _ints(args, kwargs, "size"), result, "is created")
+    _match(mode, sizes_given(args, kwargs, "size"), result, "is created")
 
 
 def _match(mode: SizeMode, sizes: list[Any], result: Tensor, what: str) -> None:
@@ -218,7 +218,7 @@ def _chunk(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Any) -> No
 
 @handles("repeat tile")
 def _repeated(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Tensor) -> None:
-    for times, axis in zip(_ints(args[1:], kwargs, "repeats", "dims"), mode.axes.axes_of(result), strict=False):
+    for times, axis in zip(sizes_given(args[1:], kwargs, "repeats", "dims"), mode.axes.axes_of(result), strict=False):
         parts = mode.axes.space.split(axis, int(times)) if times > 1 else None
         if parts is not None:
             mode.require(times, parts[0], "is repeated")
