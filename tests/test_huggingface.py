@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,3 +162,92 @@ def test_a_config_read_in_forward_ties_the_layers_that_read_it() -> None:
     assert [small.get_submodule(f"{i}.qkv").out_features for i in (1, 2)] == [48, 48]
     again = prunus.Plan.from_json(small.prunus_plan.to_json()).apply(model)
     assert again.get_submodule("2").config == new
+
+
+TOWER = {k: v for k, v in BERT.items() if k != "vocab_size"}
+VISION = {**TOWER, "image_size": 32, "patch_size": 8}
+PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+WORDS = {"vocab_size": 99, "bos_token_id": 97, "eos_token_id": 98}
+# name: (model, fields of the config that change, as the small model has them)
+UNIFORM: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
+    "llama": (GENERATORS["llama"], {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2}),
+    "qwen2": (GENERATORS["qwen2"], {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2}),
+    "gpt2": (GENERATORS["gpt2"], {"n_embd": 16, "n_head": 2}),
+    "bert": (
+        lambda: made("BertForMaskedLM", "BertConfig", **BERT),
+        {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24},
+    ),
+    "vit": (
+        lambda: made("ViTForImageClassification", "ViTConfig", **VISION),
+        {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24},
+    ),
+    "t5": (GENERATORS["t5"], {"num_heads": 2, "d_kv": 4, "d_ff": 24}),
+    "clip": (
+        lambda: made(
+            "CLIPModel", "CLIPConfig", text_config={**TOWER, **WORDS}, vision_config=VISION, projection_dim=24
+        ),
+        {"text_config.intermediate_size": 24, "vision_config.intermediate_size": 24},
+    ),
+}
+
+
+def example(model: Any) -> dict[str, torch.Tensor]:
+    kind = model.config.model_type
+    if kind == "clip":
+        return {"input_ids": IDS, "pixel_values": PIXELS}
+    return {"pixel_values": PIXELS} if kind == "vit" else inputs_of(model)
+
+
+def tensors_of(outputs: Any) -> list[torch.Tensor]:
+    return [value for value in outputs.to_tuple() if isinstance(value, torch.Tensor)]
+
+
+@pytest.mark.parametrize("name", UNIFORM)
+def test_uniform_is_saved_and_loaded_by_the_stock_class(name: str, tmp_path: Path) -> None:
+    make, expected = UNIFORM[name]
+    model: Any = make()
+    inputs, before = example(model), model.config.to_dict()
+    small: Any = prunus.prune(model, (), inputs, uniform=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        small.save_pretrained(tmp_path)
+    stock = type(model).from_pretrained(tmp_path).eval()
+    for field, size in expected.items():
+        assert attrgetter(field)(stock.config) == size, field
+    assert model.config.to_dict() == before
+    assert "one config fits" in small.prunus_plan.explain()
+    for a, b in zip(tensors_of(small(**inputs)), tensors_of(stock(**inputs)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_layers_of_their_own_do_not_pass_for_uniform(tmp_path: Path) -> None:
+    model: Any = GENERATORS["llama"]()
+    plan = prunus.plan(model, (), inputs_of(model), ratio={"model.layers.0.mlp.gate_proj": 0.5})
+    assert plan.how["config"].startswith("no config fits: 'model.layers.1.mlp.gate_proj.weight' of shape [48, 32]")
+    small: Any = plan.apply(model)
+    assert small.config.to_dict() == model.config.to_dict()
+    again: Any = copy.deepcopy(small)
+    for each in (small, again):
+        with pytest.warns(UserWarning, match=r"prunus\.save"):
+            each.save_pretrained(tmp_path / "theirs")
+    prunus.save(small, tmp_path / "ours")
+    loaded: Any = prunus.load(tmp_path / "ours", lambda: type(model)(model.config))
+    assert torch.equal(loaded.eval()(IDS).logits, small(IDS).logits)
+    del model.config
+    with pytest.raises(prunus.InputError, match="no config"):
+        prunus.plan(made("LlamaForCausalLM", "LlamaConfig", **LLAMA).model.norm, torch.randn(2, 32), uniform=True)
+
+
+def test_what_happens_to_be_uniform_is_saved_as_such() -> None:
+    """Without asking: all layers lose the same, so that a config fits."""
+    model: Any = GENERATORS["t5"]()
+    plan = prunus.plan(model, (), inputs_of(model))
+    assert plan.how["config"].startswith("one config fits")
+    assert (plan.apply(model).config.d_ff, model.config.d_ff) == (24, 48)
+
+
+def test_a_width_that_sets_a_scale_stays_if_the_constructor_is_to_build_it() -> None:
+    """Gemma multiplies its embeddings by the root of the width: a smaller config would give another factor."""
+    model: Any = made("GemmaForCausalLM", "GemmaConfig", **LLAMA, head_dim=8)
+    small: Any = prunus.prune(model, (), inputs_of(model), uniform=True)
+    assert (small.config.hidden_size, small.config.head_dim, small.config.intermediate_size) == (32, 8, 24)

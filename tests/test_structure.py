@@ -17,7 +17,7 @@ LAYERS = [
     {"running", "axes"},
     {"operators"},
     {"sizes", "skip"},
-    {"surgery", "spread"},
+    {"foreign", "surgery", "spread"},
     {"trace"},
     {"plan", "residual"},
     {"counting", "layers", "importance"},

@@ -7,14 +7,12 @@ from dataclasses import replace
 
 from prunus import surgery
 from prunus.axes import Atom, atoms
+from prunus.foreign import FITS, NONE_FITS
 from prunus.plan import Plan
 from prunus.sizes import define, evaluate
 from prunus.surgery import AttributeChange
 from prunus.trace import Graph
 from prunus.trace.construction import Construction, misfit
-
-FITS = "one config fits"
-NONE_FITS = "no config fits"
 
 
 def fit(
@@ -50,6 +48,6 @@ def freeze_misfit(graph: Graph, wrong: tuple[str, str], counts: Mapping[Atom, in
         inside = [axes for name, axes in graph.tensors.items() if not place or f"{name}.".startswith(f"{place}.")]
         found = [a for axes in inside for axis in axes for a in atoms(axis) if a in counts]
         if found or not place:
-            graph.freeze(found, f"no config fits: {reason}")
+            graph.freeze(found, f"{NONE_FITS}: {reason}")
             return
         place = place.rpartition(".")[0]

@@ -13,6 +13,7 @@ from torch import nn
 
 from prunus import surgery
 from prunus.errors import PlanError, suggest
+from prunus.foreign import NONE_FITS, guard
 from prunus.skip import Returns, check_returns
 from prunus.spread import INDEX, spread
 from prunus.surgery import AttributeChange, lies_in, named_tensors
@@ -64,7 +65,16 @@ class Plan:
         self._add(small)
         before = model.__dict__.get("prunus_plan")
         small.__dict__["prunus_plan"] = before.then(self) if isinstance(before, Plan) else self
+        changed = self.dropped or self.biases or self.spread
+        guard(small, f"{NONE_FITS}: layers are added or removed as a whole" if changed else self._config)
         return small
+
+    @property
+    def _config(self) -> str | None:
+        """What the last step says of the config, if it knows."""
+        steps = _steps(self.how)
+        verdict = steps[-1].get("config") if steps and isinstance(steps[-1], dict) else None
+        return verdict if isinstance(verdict, str) else None
 
     def _add(self, small: nn.Module) -> None:
         """Make what the original has no counterpart of."""
@@ -162,6 +172,7 @@ class Plan:
         width = max((len(name) for name in self.kept), default=0)
         for name in self.kept:
             lines.append(f"{name:<{width}}  {list(self.shapes[name])} -> {list(self.shape_after(name))}")
+        lines += ["", self._config] if self._config else []
         return "\n".join([*lines, *(["", *map(str, self.attributes)] if self.attributes else [])])
 
     def __str__(self) -> str:

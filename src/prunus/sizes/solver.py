@@ -249,7 +249,7 @@ class _Solver:
         if left is None or right is None:
             return
         found = balance(left, right)
-        if found.follow:
+        if {*found.freeze} < {*left.atoms, *right.atoms}:
             self._freeze_atoms(list(found.freeze), e.reason)
             for atom, source in found.follow:
                 if self._may_follow(atom, source):
