@@ -251,3 +251,32 @@ def test_a_width_that_sets_a_scale_stays_if_the_constructor_is_to_build_it() -> 
     model: Any = made("GemmaForCausalLM", "GemmaConfig", **LLAMA, head_dim=8)
     small: Any = prunus.prune(model, (), inputs_of(model), uniform=True)
     assert (small.config.hidden_size, small.config.head_dim, small.config.intermediate_size) == (32, 8, 24)
+
+
+class Depthwise(nn.Conv2d):
+    """A subclass, so that its integers count as the user's own."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, groups=channels)
+
+
+class Separable(nn.Module):
+    def __init__(self, config: Settings) -> None:
+        super().__init__()
+        self.config = config
+        self.first, self.second = nn.Conv2d(3, config.width, 1), Depthwise(config.width)
+        self.last = nn.Conv2d(config.width, config.heads, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.last(self.second(self.first(x)).relu())
+        return y
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_a_class_of_the_users_own_is_built_from_its_config_too(uniform: bool) -> None:
+    torch.manual_seed(0)
+    model = Separable(Settings())
+    small: Any = prunus.prune(model, torch.randn(1, 3, 8, 8), uniform=uniform)
+    assert (small.config, model.config) == (Settings(width=16), Settings())
+    Separable(small.config).load_state_dict(small.state_dict())
+    assert (small.second.in_channels, small.second.groups) == (16, 16)

@@ -9,7 +9,7 @@ from prunus import surgery
 from prunus.axes import Atom, atoms
 from prunus.foreign import FITS, NONE_FITS
 from prunus.plan import Plan
-from prunus.sizes import define, evaluate
+from prunus.sizes import Attribute, define, evaluate
 from prunus.surgery import AttributeChange
 from prunus.trace import Graph
 from prunus.trace.construction import Construction, misfit
@@ -25,17 +25,21 @@ def fit(
     wrong = ("", made.refusal) if made.refusal is not None else None
     changes: tuple[AttributeChange, ...] = ()
     if wrong is None:
-        changes = tuple(_changes(graph, made, counts))
-        wrong = misfit(surgery.apply(graph.skeleton, plan.kept, (*plan.attributes, *changes)))
+        try:
+            changes = tuple(_changes(graph, made, plan, counts))
+            wrong = misfit(surgery.apply(graph.skeleton, plan.kept, (*plan.attributes, *changes)))
+        except ZeroDivisionError:
+            wrong = "", "a size that the constructor divides by would be zero"
     if wrong is None:
         how = {**plan.how, "config": f"{FITS}: {type(graph.model).__name__}(config) builds the small model"}
         return replace(plan, attributes=(*plan.attributes, *changes), how=how), None
     return replace(plan, how={**plan.how, "config": f"{NONE_FITS}: {wrong[1]}"}), wrong
 
 
-def _changes(graph: Graph, made: Construction, counts: Mapping[Atom, int]) -> list[AttributeChange]:
+def _changes(graph: Graph, made: Construction, plan: Plan, counts: Mapping[Atom, int]) -> list[AttributeChange]:
     """Attributes that the run didn't read but the constructor sets, the fields of the config among them."""
-    values, known = made.values, graph.sizes.definitions
+    values = made.values
+    known = {*graph.sizes.definitions, *(Attribute(c.module, c.name, c.path) for c in plan.attributes)}
     found = define(graph.space, [*graph.equations, *made.equations], values)
     new = {a: evaluate(expr, counts, values) for a, expr in found.items() if a not in known and not a.is_unnamed}
     return [AttributeChange(a.module, a.name, a.path, values[a], n) for a, n in new.items() if n != values[a]]
