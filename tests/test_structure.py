@@ -14,7 +14,7 @@ SOURCE = Path(prunus.__file__).parent
 # Each layer may import itself and the layers above it in this list, no other.
 LAYERS = [
     {"errors"},
-    {"running", "axes"},
+    {"running", "axes", "caches", "precision"},
     {"operators"},
     {"sizes", "skip"},
     {"foreign", "surgery", "spread"},

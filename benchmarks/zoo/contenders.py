@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 import prunus
 from benchmarks.zoo.case import Example
 
 
 def prunus_cut(example: Example) -> tuple[nn.Module, float, str]:
-    """The small model, the seconds that it took, and what held most of what stayed."""
+    """The small model, the seconds that it took, and what held most of what stayed.
+
+    The model is traced in fp32, as users have it: not every model runs in fp64.
+    """
+    usual, args, kwargs = pytree.tree_map_only(
+        torch.Tensor, _single, (copy.deepcopy(example.model).float(), example.args, dict(example.kwargs))
+    )
     start = time.perf_counter()
-    graph = prunus.trace(example.model, example.args, example.kwargs)
+    graph = prunus.trace(usual, args, kwargs)
     plan = prunus.plan(graph, ratio=0.5, importance="random")
     small = plan.apply(example.model)
     seconds = time.perf_counter() - start
@@ -24,6 +32,10 @@ def prunus_cut(example: Example) -> tuple[nn.Module, float, str]:
     if not proof.ok:
         raise ArithmeticError(str(proof))
     return small, seconds, _what_stayed(graph)
+
+
+def _single(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _what_stayed(graph: prunus.Graph) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.running import no_fast_path
 
@@ -117,6 +118,9 @@ class _OverKept:
         dim = self._dim(x, dims, kept)
         if dim is None:
             return self.full(x, *args, **kwargs)
+        args, kwargs = pytree.tree_map_only(  # a gate is of the same shape
+            Tensor, lambda t: t.index_select(dim, kept) if t.shape == x.shape else t, (args, kwargs)
+        )
         result = self.small(x.index_select(dim, kept), *args, **kwargs)
         return result.new_zeros(x.shape).index_copy_(dim, kept, result)
 
@@ -166,9 +170,25 @@ def run(model: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Any:
     Torch's transformer layers run as they are written: their fast path would not see the reference's normalizations.
     """
     own = pytree.tree_map_only(Tensor, _double, (args, dict(kwargs)))
-    with torch.no_grad(), torch.random.fork_rng(), no_fast_path():
-        torch.manual_seed(0)
-        return model(*own[0], **own[1])
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(), no_fast_path(), _GroupedProducts():
+            torch.manual_seed(0)
+            return model(*own[0], **own[1])
+    finally:
+        torch.set_default_dtype(before)
+
+
+class _GroupedProducts(TorchDispatchMode):
+    """Torch multiplies groups of rows by a matrix each, but not in fp64."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.ops.aten._grouped_mm.default:
+            return func(*args, **(kwargs or {}))
+        rows, matrices, ends = args
+        group = torch.bucketize(torch.arange(len(rows)), ends, right=True)
+        return torch.einsum("rk,rkn->rn", rows, matrices[group])
 
 
 def _double(tensor: Tensor) -> Tensor:

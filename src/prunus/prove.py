@@ -19,9 +19,11 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.axes import Atom, Axes, Axis, Keep, Space, atoms, count, fold, keep_vector
+from prunus.caches import caches_forgotten
 from prunus.errors import InputError, PlanError
 from prunus.operators import Call, find, operator_name
 from prunus.plan import Plan
+from prunus.precision import Precise, doubled, in_double
 from prunus.residual import without_blocks
 from prunus.running import Inputs, check_eager, each_input, mapped, outputs_in
 from prunus.surgery import named_tensors
@@ -31,7 +33,6 @@ from prunus.trace.modes import AxisMode
 from prunus.trace.run import axes_of_tensors, real_copy, run_under
 
 TOLERANCE = 1e-9
-_LOWER = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def _as_double(tensor: Tensor) -> Tensor:
 
 def _run(model: nn.Module, inputs: Any, mode: TorchDispatchMode) -> Any:
     own = mapped(torch.clone, inputs)
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), mode, OpenMode():
+    with caches_forgotten(model), torch.random.fork_rng(devices=[]), torch.no_grad(), mode, OpenMode():
         return model(*own[0], **own[1])
 
 
@@ -232,36 +233,31 @@ def _mask(plan: Plan, name: str, dim: int, size: int) -> Keep:
     return mask
 
 
-class DoubleMode(TorchDispatchMode):
+class DoubleMode(Precise):
     """Casts to lower floating precision give fp64 instead, so that a proof isn't limited by them; notes choices."""
 
     def __init__(self, choices: Choices | None = None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.choices = choices or Choices()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self.choices.run(func, args, _doubled(kwargs))
+        if func is torch.ops.aten._grouped_mm.default:
+            return in_double(func, args, doubled(kwargs))
+        return self.choices.run(func, args, doubled(kwargs))
 
 
-def _doubled(kwargs: Any) -> dict[str, Any]:
-    doubled: dict[str, Any] = dict(kwargs or {})
-    if doubled.get("dtype") in _LOWER:
-        doubled["dtype"] = torch.float64
-    return doubled
-
-
-class _MaskMode(TorchDispatchMode):
+class _MaskMode(Precise):
     """Runs the original with the removed indices out of the way, operator by operator."""
 
     def __init__(self, calls: Sequence[_Learned], keep: Mapping[Atom, Keep]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.calls = iter(calls)
         self.keep = keep
         self.counts = {atom: int(mask.sum()) for atom, mask in keep.items()}
         self.leaks: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = _doubled(kwargs)
+        kwargs = doubled(kwargs)
         call = next(self.calls)
         if call.name != operator_name(func):
             raise PlanError(f"the masked original runs {func._schema.name} where the original runs {call.name}.")
@@ -312,7 +308,7 @@ class _MaskMode(TorchDispatchMode):
         named = {key: self._shrunk(value, waiting) for key, value in kwargs.items()}
         for name, at, axis in call.sizes:
             _set_size(func, small, named, name, at, count(axis, self.counts))
-        result = func(*small, **named)
+        result = in_double(func, small, named)
         leaves, spec = pytree.tree_flatten(result)
         full = [self._spread(t, axes) for t, axes in zip(leaves, call.outputs, strict=True)]
         return pytree.tree_unflatten([_laid_out(t, s) for t, s in zip(full, call.strides, strict=True)], spec)

@@ -60,3 +60,18 @@ def trilinear(call: Call) -> Axes:
             axes.insert(d, UNIT)
         factors.append(tuple(axes))
     return tuple(axis for d, axis in enumerate(broadcast(call, factors)) if d not in call.arg("sumdim"))
+
+
+@row("_grouped_mm")
+def grouped_mm(call: Call) -> Axes:
+    """One product per group, as experts have them: ``offs`` says where each group ends along the rows of the first
+    matrix, along the columns of the second, or along what is contracted. The groups and what they divide are frozen.
+    """
+    a, b, ends = call.axes_of(call.args[0]), call.axes_of(call.args[1]), call.maybe_axes("offs") or ()
+    call.unify(a[-1], b[-2])
+    experts = (*a[:-2], *b[:-2], *ends)[:1]
+    divided = (a[-1] if len(b) == 2 else a[-2],) if len(a) == 2 else (b[-1],) if len(b) == 2 else ()
+    for axis in (*a[:-2], *b[:-2], *ends, *divided):
+        call.freeze(axis, "groups of _grouped_mm()")
+    rows, columns = a[-2:-1], b[-1:]
+    return (*(experts if len(call.outputs[0].shape) == 3 else ()), *rows, *columns)

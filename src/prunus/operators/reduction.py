@@ -90,3 +90,11 @@ def order(call: Call) -> list[Axes]:
         new = tuple(call.fresh(n, f"{call.name}()") if same and d == dim else left[d] for d, n in enumerate(out.shape))
         result.append(new)
     return result
+
+
+@row("histc", preserves_zero=False)
+def histogram(call: Call) -> list[Axes]:
+    """Counts of all values in bins: one that is zeroed would be counted too."""
+    for axis in call.first():
+        call.freeze(axis, "counted by histc()")
+    return call.frozen_outputs("bins of histc()")

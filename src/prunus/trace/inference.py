@@ -61,6 +61,19 @@ def _in_place(args: Any, kwargs: Any) -> Tensor | None:
     return a if a.is_floating_point() and all(t.shape == a.shape and t.dtype == a.dtype for t in others) else None
 
 
+def _grouped_mm(args: Any, kwargs: Any) -> Tensor | None:
+    """As torch has it on devices; its meta kernel knows lower precision alone."""
+    a, b = args[0], args[1]
+    if a.dtype != torch.float32 or (a.dim(), b.dim()) != (2, 3) or a.shape[1] != b.shape[1]:
+        return None
+    if any(n > 1 and n * 4 % 16 for t in (a, b) for n in t.stride()):
+        raise RuntimeError(
+            "strides of the matrices of grouped_mm() must be multiples of 16 bytes: round_to=4 keeps them"
+        )
+    result: Tensor = a.new_empty(a.shape[0], b.shape[2])
+    return result
+
+
 _SHORTCUTS: dict[Any, Callable[[Any, Any], Any]] = {
     **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor), _binary),
     **dict.fromkeys(
@@ -71,4 +84,5 @@ _SHORTCUTS: dict[Any, Callable[[Any, Any], Any]] = {
     ),
     aten.native_layer_norm.default: _layer_norm,
     aten.native_batch_norm.default: _batch_norm,
+    aten._grouped_mm.default: _grouped_mm,
 }

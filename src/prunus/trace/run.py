@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.axes import Axes, Space
+from prunus.caches import caches_forgotten
 from prunus.errors import InputError, TraceError
 from prunus.running import Inputs, check_eager, each_input, mapped, outputs_in, states_in, tensors_in
 from prunus.sizes import Attribute, Ledger, solve
@@ -213,6 +215,7 @@ def run_under(
         for tensor in tensors_in(inputs):
             set_mark(tensor, AXES, tuple(space.fresh(n, "a model input") for n in tensor.shape))
     with ExitStack() as stack:
+        stack.enter_context(caches_forgotten(model))
         stack.enter_context(restored(model))
         for path, module in model.named_modules():
             stack.callback(module.register_forward_pre_hook(_entering(mode, path), prepend=True).remove)
@@ -228,7 +231,9 @@ def run_under(
 def restored(model: nn.Module) -> Iterator[None]:
     """Afterwards every attribute and buffer of the modules is what it was: what ``forward`` cached is forgotten."""
     stores: list[Any] = [store for m in model.modules() for store in (m.__dict__, m._buffers, m._parameters)]
-    saved = [{k: copy.copy(v) if type(v) in (dict, list, set) else v for k, v in s.items()} for s in stores]
+    saved = [
+        {k: copy.copy(v) if type(v) in (dict, list, set, OrderedDict) else v for k, v in s.items()} for s in stores
+    ]
     try:
         yield
     finally:

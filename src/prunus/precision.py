@@ -1,0 +1,56 @@
+"""Run a model in fp64, also where its code or torch's kernels ask for less."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_LOWER = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class Precise(TorchDispatchMode):
+    """The base of modes under which everything is fp64: tensors that code makes without naming a type too."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._defaults: list[torch.dtype] = []
+
+    def __enter__(self) -> Any:
+        self._defaults.append(torch.get_default_dtype())
+        torch.set_default_dtype(torch.float64)
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        torch.set_default_dtype(self._defaults.pop())
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+
+def doubled(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Keyword arguments of an operator, with fp64 for any lower floating type."""
+    result: dict[str, Any] = dict(kwargs or {})
+    if result.get("dtype") in _LOWER:
+        result["dtype"] = torch.float64
+    return result
+
+
+def in_double(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Call an operator; the one that has no fp64 kernel is computed product by product."""
+    if func is not torch.ops.aten._grouped_mm.default or args[0].dtype != torch.float64:
+        return func(*args, **kwargs)
+    a, b, *rest = args
+    ends = kwargs.get("offs", rest[0] if rest else None)
+    stops = list(range(1, len(a) + 1)) if ends is None else ends.tolist()
+    pieces = [_group(a, b, i, slice(*bounds)) for i, bounds in enumerate(zip([0, *stops], stops, strict=False))]
+    if a.dim() == b.dim():
+        return torch.stack(pieces)
+    return torch.cat(pieces, 0 if a.dim() == 2 else 1)
+
+
+def _group(a: Tensor, b: Tensor, i: int, part: slice) -> Tensor:
+    if a.dim() == 2:
+        return a[part] @ b[i] if b.dim() == 3 else a[:, part] @ b[part]
+    return a[i] @ (b[:, part] if b.dim() == 2 else b[i])
