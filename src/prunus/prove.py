@@ -263,7 +263,7 @@ class _MaskMode(Precise):
             raise PlanError(f"the masked original runs {func._schema.name} where the original runs {call.name}.")
         if any(self._is_cut(axis) for axis in call.statistics):
             return self._over_kept(func, args, kwargs, call)
-        result = func(*args, **kwargs)
+        result = in_double(func, args, kwargs)
         if not (func.is_view or func._schema.is_mutable):
             result = _as_before(result, call.strides)
         outputs = [out for out in pytree.tree_leaves(result) if isinstance(out, Tensor)]
