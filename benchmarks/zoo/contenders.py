@@ -16,18 +16,18 @@ from benchmarks.zoo.case import Example
 
 
 def prunus_cut(example: Example) -> tuple[nn.Module, float, str]:
-    """The small model, the seconds that it took, and what held most of what stayed.
+    """The small model, the processor seconds that it took, and what held most of what stayed.
 
     The model is traced in fp32, as users have it: not every model runs in fp64.
     """
     usual, args, kwargs = pytree.tree_map_only(
         torch.Tensor, _single, (copy.deepcopy(example.model).float(), example.args, dict(example.kwargs))
     )
-    start = time.perf_counter()
+    start = time.process_time()
     graph = prunus.trace(usual, args, kwargs)
     plan = prunus.plan(graph, ratio=0.5, importance="random")
     small = plan.apply(example.model)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     proof = prunus.prove(example.model, small, plan, example.args, example.kwargs)
     if not proof.ok:
         raise ArithmeticError(str(proof))
@@ -47,13 +47,13 @@ def _what_stayed(graph: prunus.Graph) -> str:
 
 
 def torch_pruning_cut(example: Example) -> tuple[nn.Module, float, str]:
-    """Torch-Pruning's small model (the example's own, cut in place), and the seconds that it took."""
+    """Torch-Pruning's small model (the example's own, cut in place), and the processor seconds that it took."""
     import torch_pruning as tp
 
     model = example.model
     inputs: Any = example.args if not example.kwargs else {**example.kwargs}
     heads, outputs = _heads(model), _last_layers(example)
-    start = time.perf_counter()
+    start = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pruner = tp.pruner.MagnitudePruner(
@@ -72,7 +72,7 @@ def torch_pruning_cut(example: Example) -> tuple[nn.Module, float, str]:
         for name in names:
             if layer in pruner.num_heads:
                 setattr(owner, name, pruner.num_heads[layer])
-    return model, time.perf_counter() - start, ""
+    return model, time.process_time() - start, ""
 
 
 _HEADS = {

@@ -229,17 +229,22 @@ def run_under(
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Afterwards every attribute and buffer of the modules is what it was: what ``forward`` cached is forgotten."""
-    stores: list[Any] = [store for m in model.modules() for store in (m.__dict__, m._buffers, m._parameters)]
-    saved = [
-        {k: copy.copy(v) if type(v) in (dict, list, set, OrderedDict) else v for k, v in s.items()} for s in stores
-    ]
+    """Afterwards every attribute and buffer of the modules is what it was: what ``forward`` cached is forgotten.
+
+    Dicts, lists and sets stay the objects that they were, with what they held: the handle of a hook still removes it.
+    """
+    stores: list[dict[str, Any]] = [store for m in model.modules() for store in (m.__dict__, m._buffers, m._parameters)]
+    saved = [dict(store) for store in stores]
+    held = [(v, copy.copy(v)) for s in saved for v in s.values() if type(v) in (dict, list, set, OrderedDict)]
     try:
         yield
     finally:
-        for store, before in zip(stores, saved, strict=True):
+        for container, before in held:
+            container.clear()
+            (container.extend if isinstance(container, list) else container.update)(before)
+        for store, values in zip(stores, saved, strict=True):
             store.clear()
-            store.update(before)
+            store.update(values)
 
 
 def _own_inputs(inputs: Any, real: bool) -> Any:
