@@ -2,7 +2,8 @@
 
     python -m benchmarks.gpu
 
-bf16, channels last for convolutions, eager and torch.compile, batch 256. Ratios are medians of paired rounds.
+bf16, channels last for convolutions, eager and torch.compile, batch 256. Ratios are medians of paired rounds. Then what
+2:4 kernels bring to linear layers of a transformer's shapes, whose masks the Sparsifier made.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torchvision
 from torch import nn
 
 import prunus
+from prunus.deploy.acceleration import Accelerated
 from prunus.deploy.measure import measure, speedup, torch_runner
 
 MODELS = ("resnet50", "mobilenet_v2", "convnext_tiny", "vit_b_16", "swin_t")
@@ -62,6 +64,17 @@ def main() -> None:
     for name in MODELS:
         for compiled in (False, True):
             print(row(name, compiled), flush=True)
+    for rows in (256, 4096, 32768):
+        print(f"\n{two_of_four(rows)}", flush=True)
+
+
+def two_of_four(rows: int) -> Accelerated:
+    """The table of a gated MLP's two shapes and of a square projection, for that many rows of input."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4096, 11008), nn.ReLU(), nn.Linear(11008, 4096), nn.ReLU(), nn.Linear(4096, 4096))
+    prunus.Sparsifier(model).prune(granularity="2:4")
+    model = model.to("cuda", torch.bfloat16).eval()
+    return prunus.accelerate_sparse(model, torch.randn(rows, 4096, device="cuda", dtype=torch.bfloat16))
 
 
 if __name__ == "__main__":
