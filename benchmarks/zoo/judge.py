@@ -98,7 +98,7 @@ def _in(example: Example, dtype: torch.dtype) -> Example:
         return t.to(dtype) if t.is_floating_point() else t.clone()
 
     args, kwargs = pytree.tree_map_only(Tensor, cast, (example.args, dict(example.kwargs)))
-    return Example(copy.deepcopy(example.model).to(dtype), args, kwargs)
+    return Example(copy.deepcopy(example.model).to(dtype).train().eval(), args, kwargs)  # some keep caches till train()
 
 
 def _error(original: nn.Module, small: nn.Module, example: Example) -> float:

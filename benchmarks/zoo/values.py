@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from prunus.prove import DoubleMode
 from prunus.running import no_fast_path
 
 Kept = dict[str, tuple[Tensor, ...]]  # for each parameter, the kept indices of each dimension
@@ -98,7 +98,7 @@ def reference(original: nn.Module, small: nn.Module, kept: Kept) -> nn.Module:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    leaf = not any(True for _ in module.children())
+    leaf = not any(True for child in module.children() for _ in child.parameters())  # an activation may follow it
     name = type(module).__name__.lower()
     return leaf and "norm" in name and name[0] != "_" and not isinstance(module, _NormBase)  # _SpectralNorm is no layer
 
@@ -115,24 +115,29 @@ class _OverKept:
             kept = self.along
         else:
             dims, kept = _without_zeros(x)
-        dim = self._dim(x, dims, kept)
-        if dim is None:
-            return self.full(x, *args, **kwargs)
+        for dim in self._dims(x, dims, kept):
+            try:
+                return self._over_kept(x, dim, kept, args, kwargs)
+            except RuntimeError:  # another dimension of the same size is the one that is normalized
+                continue
+        return self.full(x, *args, **kwargs)
+
+    def _over_kept(self, x: Tensor, dim: int, kept: Tensor, args: Any, kwargs: Any) -> Any:
         args, kwargs = pytree.tree_map_only(  # a gate is of the same shape
             Tensor, lambda t: t.index_select(dim, kept) if t.shape == x.shape else t, (args, kwargs)
         )
         result = self.small(x.index_select(dim, kept), *args, **kwargs)
-        return result.new_zeros(x.shape).index_copy_(dim, kept, result)
+        return pytree.tree_map_only(Tensor, lambda t: t.new_zeros(x.shape).index_copy_(dim, kept, t), result)
 
-    def _dim(self, x: Tensor, dims: list[int], kept: Tensor) -> int | None:
-        """The last dimension, or that of channels; None if all of it is kept."""
+    def _dims(self, x: Tensor, dims: list[int], kept: Tensor) -> list[int]:
+        """The last dimension, or that of channels; none if all of it is kept."""
         wanted = [d for d in (x.dim() - 1, 1) if d in dims and x.shape[d] > len(kept)]
-        shape = getattr(self.small, "normalized_shape", None)
-        if wanted and shape and tuple(x.shape[-len(shape) :]) == tuple(shape):
-            return None
         full = getattr(getattr(self.full, "__self__", None), "weight", None)
-        exact = [d for d in wanted if full is not None and x.shape[d] == full.numel()]
-        return (exact or wanted or [None])[0]
+        if full is not None:
+            return [d for d in wanted if x.shape[d] == full.numel()]
+        shape = tuple(np.atleast_1d(getattr(self.small, "normalized_shape", ())).tolist())
+        whole = shape and tuple(x.shape[-len(shape) :]) == shape
+        return [] if whole else wanted[:1]
 
 
 def _without_zeros(x: Tensor) -> tuple[list[int], Tensor]:
@@ -170,25 +175,9 @@ def run(model: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Any:
     Torch's transformer layers run as they are written: their fast path would not see the reference's normalizations.
     """
     own = pytree.tree_map_only(Tensor, _double, (args, dict(kwargs)))
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with torch.no_grad(), torch.random.fork_rng(), no_fast_path(), _GroupedProducts():
-            torch.manual_seed(0)
-            return model(*own[0], **own[1])
-    finally:
-        torch.set_default_dtype(before)
-
-
-class _GroupedProducts(TorchDispatchMode):
-    """Torch multiplies groups of rows by a matrix each, but not in fp64."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not torch.ops.aten._grouped_mm.default:
-            return func(*args, **(kwargs or {}))
-        rows, matrices, ends = args
-        group = torch.bucketize(torch.arange(len(rows)), ends, right=True)
-        return torch.einsum("rk,rkn->rn", rows, matrices[group])
+    with torch.no_grad(), torch.random.fork_rng(), no_fast_path(), DoubleMode():
+        torch.manual_seed(0)
+        return model(*own[0], **own[1])
 
 
 def _double(tensor: Tensor) -> Tensor:

@@ -57,9 +57,9 @@ def cases() -> Iterator[Case]:
     yield arch("IBertForSequenceClassification", ids, **TEXT)
     yield arch("CanineForSequenceClassification", lambda: {"input_ids": tokens(2, 16)}, **_CANINE)
     yield arch("XmodForSequenceClassification", ids, **TEXT, languages=["en_XX"], default_language="en_XX")
-    yield arch("BrosForTokenClassification", _boxes, **TEXT, dim_bbox_sinusoid_emb_2d=16)
+    yield arch("BrosForTokenClassification", _boxes, **{**TEXT, "hidden_size": 64})
     yield arch("ReformerForSequenceClassification", lambda: {"input_ids": tokens(2, 8)}, **_REFORMER)
-    yield arch("PerceiverForSequenceClassification", ids, **_PERCEIVER)
+    yield arch("PerceiverForSequenceClassification", ids, by_proof=_LATENTS, **_PERCEIVER)
 
 
 _EIGHT = {"NystromformerForSequenceClassification": lambda: {"input_ids": tokens(2, 8)}}
@@ -119,6 +119,7 @@ _REFORMER = {
     "num_buckets": 2,
     "is_decoder": False,
 }
+_LATENTS = "latent positions go too: a softmax over them"
 _PERCEIVER = {"vocab_size": 99, "num_latents": 6, "d_latents": 32, "d_model": 48, "num_blocks": 1}
 _PERCEIVER |= {"num_self_attends_per_block": 2, "num_self_attention_heads": 4, "num_cross_attention_heads": 4}
 _PERCEIVER |= {"max_position_embeddings": 16}

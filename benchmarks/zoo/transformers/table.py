@@ -30,7 +30,15 @@ VISION = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "
 
 
 def arch(
-    model: str, inputs: Inputs, *, name: str = "", left: float = 0.6, why: str = "", sample: bool = False, **values: Any
+    model: str,
+    inputs: Inputs,
+    *,
+    name: str = "",
+    left: float = 0.6,
+    why: str = "",
+    by_proof: str = "",
+    sample: bool = False,
+    **values: Any,
 ) -> Case:
     """The case of one architecture; ``values`` go to the config of its class."""
 
@@ -44,7 +52,7 @@ def arch(
                 each.use_cache = False
         return Example(made(config), (), inputs())
 
-    return Case("transformers", name or _name(model), build, left=left, why=why, sample=sample)
+    return Case("transformers", name or _name(model), build, left=left, why=why, by_proof=by_proof, sample=sample)
 
 
 def _name(model: str) -> str:

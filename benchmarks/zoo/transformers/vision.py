@@ -23,14 +23,14 @@ def cases() -> Iterator[Case]:
     yield arch("BeitForImageClassification", pixels(32), **_PATCHES, use_relative_position_bias=True)
     yield arch("Data2VecVisionForImageClassification", pixels(32), **_PATCHES, use_shared_relative_position_bias=True)
     yield arch("Dinov2ForImageClassification", pixels(32), **_DINO)
-    yield arch("Dinov2WithRegistersForImageClassification", pixels(32), **_DINO, num_register_tokens=2)
+    yield arch("Dinov2WithRegistersForImageClassification", pixels(32), by_proof=_REGISTERS, **_DINO, num_register_tokens=2)
     yield arch("DINOv3ViTModel", pixels(32), left=0.8, why=_RESIDUAL, **_PATCHES, num_register_tokens=2)
     yield arch("DINOv3ConvNextModel", pixels(32), **_CONVNEXT)
     yield arch("SwinForImageClassification", pixels(32), sample=True, **_STAGES, window_size=4)
     yield arch("Swinv2ForImageClassification", pixels(32), **_STAGES, window_size=4)
     yield arch("DonutSwinForImageClassification", pixels(32), **_STAGES, window_size=4)
     yield arch("ConvNextForImageClassification", pixels(32), **_CONVNEXT)
-    yield arch("ConvNextV2ForImageClassification", pixels(32), **_CONVNEXT)
+    yield arch("ConvNextV2ForImageClassification", pixels(32), by_proof=_RESPONSE, **_CONVNEXT)
     yield arch("CvtForImageClassification", pixels(32), **_CVT)
     yield arch("PvtForImageClassification", pixels(32), **_PVT)
     yield arch("PvtV2ForImageClassification", pixels(32), **_PVT2)
@@ -43,7 +43,13 @@ def cases() -> Iterator[Case]:
     yield arch("LevitForImageClassification", pixels(64), **_LEVIT)
     yield arch("ResNetForImageClassification", pixels(32), **_RESNET)
     yield arch("RegNetForImageClassification", pixels(32), **{**_RESNET, "layer_type": "y"}, groups_width=8)
-    yield arch("BitForImageClassification", pixels(32), **{**_RESNET, "layer_type": "preactivation"}, num_groups=4)
+    yield arch(
+        "BitForImageClassification",
+        pixels(32),
+        by_proof="weights are standardized: a mean over their input channels",
+        **{**_RESNET, "layer_type": "preactivation"},
+        num_groups=4,
+    )
     yield arch("HGNetV2ForImageClassification", pixels(64), **_HGNET)
     yield arch("EfficientNetForImageClassification", pixels(32), **_EFFICIENT)
     yield arch("HieraForImageClassification", pixels(32), **_HIERA)
@@ -69,7 +75,9 @@ def cases() -> Iterator[Case]:
 _RESIDUAL = "the hidden state that it returns is its residual stream, as wide as the model"
 _DINO = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
 _CONVNEXT = {"hidden_sizes": [16, 24, 32, 40], "depths": [1, 1, 2, 1], "image_size": 32}
-_CVT = {"embed_dim": [16, 24, 48], "num_heads": [1, 2, 4], "depth": [1, 1, 2], "cls_token": [False, False, True]}
+_REGISTERS = "register tokens go too: a softmax over them"
+_RESPONSE = "responses are divided by their mean over the channels"
+_CVT = {"embed_dim": [16, 24, 48], "num_heads": [1, 2, 4], "depth": [1, 2, 3], "cls_token": [False, False, True]}
 _PVT = {"image_size": 32, "hidden_sizes": [16, 24, 40, 48], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 5, 4]}
 _PVT2 = {"image_size": 32, "hidden_sizes": [16, 24, 40, 48], "depths": [1, 1, 1, 1]}
 _PVT2 |= {"num_attention_heads": [1, 2, 5, 4], "mlp_ratios": [2, 2, 2, 2]}

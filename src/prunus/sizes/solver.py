@@ -86,7 +86,7 @@ class _Solver:
     def solve(self, equations: list[Equation]) -> Sizes:
         live = self.live(equations)
         self.define(live)
-        pending = [self._substitute(e) for e in live if not e.soft]
+        pending = [self._multiplied(self._substitute(e)) for e in live if not e.soft]
         pending = [e for e in pending if self._free(e.left) or self._free(e.right)]
         self._sample(pending)
         self._settle_constants([e for e in pending if not (_divides(e.left) or _divides(e.right))])
@@ -118,6 +118,15 @@ class _Solver:
     def _substitute(self, e: Equation) -> Equation:
         left, right = substitute(e.left, self.definitions), substitute(e.right, self.definitions)
         return Equation(*self._cancelled(left, right), e.reason)
+
+    def _multiplied(self, e: Equation) -> Equation:
+        """``a // b == c`` with nothing left over asks no less than ``a == b * c``, which counts can follow."""
+        for this, other in ((e.left, e.right), (e.right, e.left)):
+            if isinstance(this, Arithmetic) and this.symbol == "//" and self._free(this) and self._free(other):
+                whole = Arithmetic("*", this.right, other)
+                if evaluate(whole, {}, self.values) == evaluate(this.left, {}, self.values):
+                    return Equation(*self._cancelled(this.left, whole), e.reason)
+        return e
 
     def _cancelled(self, left: Expression, right: Expression) -> tuple[Expression, Expression]:
         """Both sides without what they share as products, or else a constant factor."""

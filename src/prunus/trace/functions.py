@@ -280,8 +280,6 @@ def _narrowed(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Tensor)
     dim, start, length = (
         kwargs.get(k, args[i] if len(args) > i else 0) for i, k in ((1, "dim"), (2, "start"), (3, "length"))
     )
-    if isinstance(start, Tensor):
-        return
     _between(mode, mode.axes.axes_of(args[0])[dim], start, None)
     mode.require(length, mode.axes.axes_of(result)[dim], "is narrowed")
 
@@ -308,6 +306,8 @@ def _indexed(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Any) -> 
         elif isinstance(item, int) and not isinstance(item, bool) and axes:
             _at(mode, axes.pop(0), item)
         elif item is not None:
+            if isinstance(item, Tensor) and item.dim() == 0 and axes:
+                _at(mode, axes[0], item)
             del axes[: _width(item)]
             if isinstance(item, list | tuple):
                 mode.numbers(item)
@@ -324,6 +324,7 @@ def _width(item: Any) -> int:
 def _at(mode: SizeMode, axis: Axis, index: Any) -> None:
     """One position: as many indices as before must stay in front of it (or behind it, counted from the end)."""
     size = axis.size
+    _fixed(mode, axis, index)
     if not isinstance(index, int) or not -size <= index < size:
         return
     before, _, after = mode.axes.space.cut(axis, [int(index) % size, 1, size - int(index) % size - 1])
@@ -336,12 +337,19 @@ def _at(mode: SizeMode, axis: Axis, index: Any) -> None:
 def _between(mode: SizeMode, axis: Axis, start: Any, stop: Any) -> None:
     """A slice: each boundary inside the axis must stay at the end of what lay in front of it."""
     for bound in (start, stop):
+        _fixed(mode, axis, bound)
         if isinstance(bound, int) and bound and -axis.size < bound < axis.size:
             before, after = mode.axes.space.cut(axis, [int(bound) % axis.size, axis.size - int(bound) % axis.size])
             if bound > 0:
                 mode.require(bound, before, "is sliced")
             else:
                 _require_negative(mode, bound, after)
+
+
+def _fixed(mode: SizeMode, axis: Axis, position: Any) -> None:
+    """A position that a tensor gives is a number of which nobody knows what it follows."""
+    if isinstance(position, Tensor):
+        mode.axes.space.freeze(axis, "is indexed at a position that a tensor gives")
 
 
 def _require_negative(mode: SizeMode, value: Any, axis: Axis) -> None:
