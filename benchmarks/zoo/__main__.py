@@ -37,7 +37,8 @@ def main() -> None:
     contenders = list(CONTENDERS)[options.only_peer : 2 if options.peer or options.only_peer else 1]
     for case in find(options.names, options.zoo):
         for contender in contenders:
-            if (case.zoo, case.name, contender) in outcomes or (case.refused and contender != "prunus"):
+            judgeable = contender == "prunus" or not (case.refused or case.by_proof)
+            if (case.zoo, case.name, contender) in outcomes or not judgeable:
                 continue
             outcome = check_apart(case, contender, options.onnx and contender == "prunus", LIMIT[contender])
             outcomes[case.zoo, case.name, contender] = outcome

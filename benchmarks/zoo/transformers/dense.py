@@ -50,15 +50,20 @@ def cases() -> Iterator[Case]:
     yield arch("ConditionalDetrForObjectDetection", pixels(64), **_BACKBONE, **_DETR)
     yield arch("DabDetrForObjectDetection", pixels(64), **_BACKBONE, **_DAB)
     yield arch(
-        "DeformableDetrForObjectDetection", pixels(64), **_PYRAMID, **{**_DETR, "d_model": 64}, num_feature_levels=3
+        "DeformableDetrForObjectDetection",
+        pixels(64),
+        by_proof=_SAMPLED,
+        **_PYRAMID,
+        **{**_DETR, "d_model": 64},
+        num_feature_levels=3,
     )
     yield arch(
         "YolosForObjectDetection", pixels(32), **VISION, image_size=[32, 32], patch_size=8, num_detection_tokens=5
     )
     yield arch("RTDetrForObjectDetection", pixels(64), **_RTDETR)
     yield arch("RTDetrV2ForObjectDetection", pixels(64), **_RTDETR)
-    yield arch("DFineForObjectDetection", pixels(64), **_DFINE)
-    yield arch("GroundingDinoForObjectDetection", _phrase, **_GROUNDING)
+    yield arch("DFineForObjectDetection", pixels(64), by_proof=_SAMPLED, **_DFINE)
+    yield arch("GroundingDinoForObjectDetection", _phrase, by_proof=_SAMPLED, **_GROUNDING)
     yield arch("OwlViTForObjectDetection", _queries, **_OWL)
     yield arch("MaskFormerForInstanceSegmentation", pixels(64), **_MASKFORMER)
     yield arch("Mask2FormerForUniversalSegmentation", pixels(64), **_MASK2FORMER)
@@ -73,6 +78,7 @@ def cases() -> Iterator[Case]:
     yield arch("SuperPointForKeypointDetection", pixels(32), **_POINTS)
 
 
+_SAMPLED = "points to sample go too: a softmax over them"
 _DAB: dict[str, Any] = {k: v for k, v in _DETR.items() if k != "d_model"} | {"hidden_size": 48}
 _RTDETR: dict[str, Any] = {
     "backbone_config": {
