@@ -35,11 +35,32 @@ def fails(monkeypatch, capsys, *arguments: str) -> str:
     return err
 
 
-def test_inspect_prints_the_graph():
+def test_inspect_prints_the_tree_and_the_groups():
     found = run("inspect", LENET, *SHAPE)
     assert found.exit_code == 0
-    assert found.output.strip() == str(prunus.trace(LeNet(), torch.zeros(1, 1, 28, 28))).strip()
+    assert found.output.rstrip().endswith(str(prunus.trace(LeNet(), torch.zeros(1, 1, 28, 28))).strip())
     assert "conv2.weight[0], conv2.bias[0], fc1.weight[1]" in found.output
+    assert "├── fc1  Linear\n│   ├── weight [120, conv2:16 * 5 * 5]" in found.output
+
+
+def test_inspect_as_json_says_the_same():
+    told = json.loads(run("inspect", LENET, *SHAPE, "--json").output)
+    graph = prunus.trace(LeNet(), torch.zeros(1, 1, 28, 28))
+    assert [g["name"] for g in told["groups"] if g["state"] == "can be cut"] == [g.name for g in graph.free]
+    assert told["tensors"]["fc1.weight"][1] == graph.format(graph.tensors["fc1.weight"][1])
+
+
+def test_inspect_draws(tmp_path):
+    page, drawing = tmp_path / "groups.html", tmp_path / "groups.svg"
+    assert run("inspect", LENET, *SHAPE, "--html", str(page), "--svg", str(drawing)).exit_code == 0
+    for text in (page.read_text(), drawing.read_text()):
+        assert "conv2" in text and "<svg" in text
+    assert "a model output" in page.read_text()
+
+
+def test_inspect_shows_as_many_levels_as_asked():
+    output = run("inspect", "torchvision:resnet18", "-i", "1x3x64x64", "--depth", "1").output
+    assert "├── 0.conv1.weight [64, conv1:64, 3, 3]" in output and "BasicBlock" not in output
 
 
 def test_torchvision_models_have_a_shorthand():
@@ -52,6 +73,18 @@ def test_inspect_explains_one_tensor():
     found = run("inspect", LENET, *SHAPE, "--why", "fc1.weight:1")
     assert found.exit_code == 0
     assert found.output.startswith("fc1.weight[1] = conv2:16 * ")
+
+
+def test_inspect_explains_a_group_and_a_module():
+    group = run("inspect", "timm:test_vit", "-i", "1x3x160x160", "--why", "blocks.0.attn.qkv#2").output
+    assert group.startswith("blocks.0.attn.qkv#2 (32): frozen: it sets the scale of scaled_dot_product_attention()")
+    module = run("inspect", "timm:test_vit", "-i", "1x3x160x160", "--why", "blocks.0.attn").output
+    assert "blocks.0.attn.proj.weight = [" in module and "(2): can be cut\n" in module
+    assert "blocks.1" not in module  # its groups are named, not all that they run through
+
+
+def test_inspect_suggests_close_names(monkeypatch, capsys):
+    assert "Did you mean 'fc1.weight'" in fails(monkeypatch, capsys, "inspect", LENET, *SHAPE, "--why", "fc1.wieght")
 
 
 def test_profile_counts():
@@ -109,7 +142,7 @@ def test_weights_of_torch_save_and_a_model_in_a_file(tmp_path):
         (["inspect", LENET, "--input", "1x1x28x28:int46"], "unknown type 'int46' in '1x1x28x28:int46'. Did you mean"),
         (["inspect", LENET, "--input", "1x1x20x20"], "LeNet"),
         (["inspect", LENET, *SHAPE, "--why", "fc1.wight"], "Did you mean 'fc1.weight'"),
-        (["inspect", LENET, *SHAPE, "--why", "fc1.weight:x"], "--why takes a tensor and a dimension"),
+        (["inspect", LENET, *SHAPE, "--why", "fc1.weight:x"], "--why takes NAME or NAME:DIM"),
         (["profile", LENET, *SHAPE, "-w", "nothing.pt"], "there is no file nothing.pt"),
         (["prune", LENET, *SHAPE, "--out", "x", "--ratio", "1.5"], "ratio must be at least 0 and less than 1"),
         (["prune", LENET, *SHAPE, "--out", "x", "--keep", "conv9"], "'conv9', but no group, module or tensor matches"),

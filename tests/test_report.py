@@ -9,10 +9,14 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
+import torch
 from jinja2 import UndefinedError
 
+import prunus
+from prunus.demo.lenet import LeNet
 from prunus.report import Report, Section, Table, Tile, write_report
 from prunus.report.charts import sensitivity_figure, speedup_figure, training_figure, widths_figure
+from prunus.report.groups import network
 from prunus.report.page import render
 from prunus.report.svg import inline_svg
 from prunus.report.tables import change, count, kilobytes, milliseconds, times
@@ -196,3 +200,14 @@ def test_dark_and_light_differ(tmp_path):
         assert match
         inks.add(match[1])
     assert len(inks) == 2
+
+
+def test_the_drawing_of_groups_has_a_link_for_each_weight_between_two() -> None:
+    found = network(prunus.trace(LeNet(), torch.zeros(1, 1, 28, 28)))
+    names = [node.name for node in found.nodes]
+    free = [node.name for node in found.nodes if node.kind == "free"]
+    assert free == ["conv1", "conv2", "fc1", "fc2"]
+    links = {(names[a], names[b]): tensor for a, b, tensor in found.links}
+    assert links["conv2", "fc1"] == "fc1.weight" and ("conv1", "fc1") not in links
+    share = {node.name: node.share for node in found.nodes}
+    assert share["fc1"] == pytest.approx((120 * 400 + 120 + 84 * 120) / 60074)  # fc1 whole, and fc2's matrix

@@ -23,7 +23,9 @@ def cases() -> Iterator[Case]:
     yield arch("BeitForImageClassification", pixels(32), **_PATCHES, use_relative_position_bias=True)
     yield arch("Data2VecVisionForImageClassification", pixels(32), **_PATCHES, use_shared_relative_position_bias=True)
     yield arch("Dinov2ForImageClassification", pixels(32), **_DINO)
-    yield arch("Dinov2WithRegistersForImageClassification", pixels(32), by_proof=_REGISTERS, **_DINO, num_register_tokens=2)
+    yield arch(
+        "Dinov2WithRegistersForImageClassification", pixels(32), by_proof=_REGISTERS, **_DINO, num_register_tokens=2
+    )
     yield arch("DINOv3ViTModel", pixels(32), left=0.8, why=_RESIDUAL, **_PATCHES, num_register_tokens=2)
     yield arch("DINOv3ConvNextModel", pixels(32), **_CONVNEXT)
     yield arch("SwinForImageClassification", pixels(32), sample=True, **_STAGES, window_size=4)

@@ -9,9 +9,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from prunus.report.groups import Network
+
 INK, MUTED, GRID, PALE = "#1c2126", "#5b6570", "#d9dee4", "#c3ccd6"
 SERIES = ("#1f6fd1", "#c8560a", "#1d8a5b", "#7a49c2", "#b8336a", "#0b7c8c", "#8a6d00", "#596273")
 MARKERS = "osD^vPX*"
+KINDS = {"free": SERIES[2], "follows": SERIES[6], "frozen": PALE}
 
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 
@@ -70,6 +73,36 @@ def speedup_figure(speedups: Mapping[str, float]) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.2 * max([1.0, *speedups.values()]))
     axes.set_xlabel("times faster than the unpruned model (dashed: equal)")
+    axes.grid(False, axis="y")
+    return figure
+
+
+def groups_figure(network: Network) -> Figure:
+    """A row per group, as long a bar as its share of the parameters; arcs for the weights from one group to another.
+
+    Solid arcs lead to a later group of the model, dashed ones back to an earlier one.
+    """
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    nodes, reach = network.nodes, max((abs(a - b) for a, b, _ in network.links), default=1)
+    figure, axes = _canvas(8.0, 0.7 + 0.24 * len(nodes))
+    for place, node in enumerate(nodes):
+        axes.barh(place, 100 * node.share, height=0.62, color=KINDS[node.kind])
+        axes.text(100 * node.share + 1, place, f"{node.name}  {node.size}", va="center", color=INK, fontsize=8)
+    for a, b, _ in network.links:
+        out = -2 - 28 * abs(a - b) / reach
+        curve = Path([(-1, a), (out, a), (out, b), (-1, b)], [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])
+        style = "solid" if a <= b else "dashed"
+        axes.add_patch(PathPatch(curve, fill=False, edgecolor=MUTED, linewidth=0.7, linestyle=style, alpha=0.7))
+    for text, colour in (("can be cut", "free"), ("follows others", "follows"), ("frozen", "frozen")):
+        axes.barh([0], [0], color=KINDS[colour], label=text)
+    axes.legend(frameon=False, loc="lower right", labelcolor=INK, fontsize=8)
+    axes.set_yticks([])
+    axes.set_ylim(len(nodes) - 0.4, -0.6)
+    axes.set_xlim(-30, 130)
+    axes.set_xticks([0, 25, 50, 75, 100])
+    axes.set_xlabel("share of the parameters that the group runs through (%)")
     axes.grid(False, axis="y")
     return figure
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.tree import Tree
 
     from prunus.report.tables import Table
 
@@ -57,6 +58,10 @@ class Terminal:
             rich.add_row(*(Text(cell) for cell in row))
         rich.caption, rich.caption_justify = table.note or None, "left"
         self.console.print(rich)
+
+    def tree(self, tree: Tree) -> None:
+        """A tree of Rich's; never wrapped, and without colour in a pipe."""
+        self.console.print(tree, soft_wrap=True)
 
     @contextmanager
     def progress(self, text: str) -> Iterator[Tick]:

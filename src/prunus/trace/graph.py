@@ -14,6 +14,7 @@ from prunus.axes import Atom, Axes, Axis, Product, Space, atoms
 from prunus.errors import InputError, suggest
 from prunus.running import Inputs
 from prunus.sizes import Equation, Sizes, solve
+from prunus.trace.explaining import explain, state, summary
 from prunus.trace.modes import Record
 
 
@@ -139,52 +140,24 @@ class Graph:
     def _names(self) -> dict[Atom, str]:
         return {group.atom: group.name for group in self.groups}
 
-    def explain(self, name: str, dim: int = 0) -> str:
-        """What dimension ``dim`` of the named tensor is made of, what it is coupled to, and why it is frozen if it is.
+    def explain(self, name: str, dim: int | None = None) -> str:
+        """What the axes of a tensor are made of, what is cut with them, and why they are frozen if they are.
+
+        Args:
+            name: a tensor, a group, or a module, which stands for all its tensors.
+            dim: one dimension of a tensor; by default all of them.
 
         Raises:
-            InputError: no such tensor or dimension; close names are suggested.
+            InputError: no such name or dimension; close names are suggested.
         """
-        if name not in self.tensors:
-            raise InputError(f"the model has no tensor {name!r}.{suggest(name, self.tensors)}")
-        axes = self.tensors[name]
-        if not -len(axes) <= dim < len(axes):
-            raise InputError(f"{name!r} has {len(axes)} dimensions; there is no dimension {dim}.")
-        axis = axes[dim]
-        lines = [f"{name}[{dim % len(axes)}] = {self.format(axis)}"]
-        for atom in dict.fromkeys(atoms(axis)):
-            group = next(g for g in self.groups if g.atom is atom)
-            lines.append(f"  {group.name} ({group.size}): {_state(group, self.sizes)}")
-            lines += [
-                f"    {member} = {self.format(self.tensors[member.name][member.dim])}" for member in group.members
-            ]
-        if not any(True for _ in atoms(axis)):
-            lines.append("  every position of it is taken by itself: nothing to cut")
-        return "\n".join(lines)
+        return explain(self, name, dim)
+
+    def state(self, group: Group) -> str:
+        """Whether ``group`` can be cut, in words: by itself, as others are, or why not."""
+        return state(self, group)
 
     def __str__(self) -> str:
-        free = self.free
-        rows = [(g.name, str(g.size), _members(g.members)) for g in free]
-        header = f"{len(free)} groups can be cut, {len(self.groups) - len(free)} are frozen"
-        lines = [header, "", *_table(("group", "size", "runs through"), rows)]
-        reasons: dict[str, list[str]] = defaultdict(list)
-        for group in self.groups:
-            if group.frozen is not None:
-                reasons[group.frozen].append(f"{group.members[0]}")
-        if reasons:
-            shown = [(reason, str(len(names)), _members(names)) for reason, names in reasons.items()]
-            lines += ["", *_table(("frozen because", "groups", "such as"), shown)]
-        lines += [
-            "",
-            *(f"no row for operator {op} (in {where or 'the model'})" for op, where in self.unsupported.items()),
-        ]
-        return "\n".join([*lines, *self.notes]).rstrip()
-
-
-def _state(group: Group, sizes: Sizes) -> str:
-    if group.frozen is not None:
-        return f"frozen: {group.frozen}"
-    return "its count follows others" if group.atom in sizes.followers else "can be cut"
+        return summary(self)
 
 
 def _name(members: Mapping[Member, None]) -> str:
@@ -196,16 +169,3 @@ def _name(members: Mapping[Member, None]) -> str:
 def _unique(name: str, taken: dict[str, int]) -> str:
     taken[name] += 1
     return name if taken[name] == 1 else f"{name}#{taken[name]}"
-
-
-def _members(members: Sequence[Any], limit: int = 3) -> str:
-    more = f", and {len(members) - limit} more" if len(members) > limit else ""
-    return ", ".join(map(str, members[:limit])) + more
-
-
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (header, *rows)
-    ]
