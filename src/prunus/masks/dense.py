@@ -13,11 +13,12 @@ from torch import Tensor
 
 from prunus.errors import InputError
 from prunus.masks.criteria import Task
+from prunus.masks.remembering import Remembering
 from prunus.masks.schedules import Curve, Timeline
 from prunus.masks.sparsifier import Sparsifier
 
 
-class SRSTE:
+class SRSTE(Remembering):
     """Train an N:M sparse network from the start: Zhou et al., Learning N:M Fine-grained Sparsity (ICLR 2021), eq. 9.
 
     The masks are chosen anew after every step, by magnitude of the full weights; those that are masked decay by
@@ -28,6 +29,8 @@ class SRSTE:
         granularity: N:M, such as "2:4".
         decay: lambda of the paper, 2e-4 there.
     """
+
+    REMEMBERS = ("full",)
 
     def __init__(self, sparse: Sparsifier, granularity: str = "2:4", decay: float = 2e-4) -> None:
         self.sparse, self.granularity, self.decay = sparse, granularity, decay
@@ -58,7 +61,7 @@ class SRSTE:
         self.sparse.prune(importance="l1", granularity=self.granularity, strict=False)
 
 
-class Movement:
+class Movement(Remembering):
     """Keep the weights that move away from zero: Sanh, Wolf, Rush, Movement Pruning (NeurIPS 2020).
 
     A score for each weight gathers ``-lr * dL/dW * W`` (eq. 4). Hard (the default): the highest scores are kept, to the
@@ -72,6 +75,8 @@ class Movement:
         threshold: tau of the soft variant, in (0, 0.5): scores start at 0, where all is kept.
         penalty: lambda of the soft variant: more of it, fewer weights.
     """
+
+    REMEMBERS = ("count", "full", "scores")
 
     def __init__(
         self,
@@ -130,7 +135,7 @@ class Movement:
         return self.scores
 
 
-class SoftFilter:
+class SoftFilter(Remembering):
     """Zero the weakest filters after each epoch, and let them train on: He et al., Soft Filter Pruning (IJCAI 2018).
 
     Args:

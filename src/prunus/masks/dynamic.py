@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunus.errors import InputError
+from prunus.masks.remembering import Remembering
 from prunus.masks.schedules import check_unit
 from prunus.masks.sparsifier import Sparsifier
 
@@ -37,8 +40,10 @@ def erdos_renyi(sparse: Sparsifier, sparsity: float, *, kernel: bool = True) -> 
         full |= over
 
 
-class Regrow:
+class Regrow(Remembering):
     """What SET and RigL share: each so often, drop a share of each layer's weights and grow as many elsewhere."""
+
+    REMEMBERS = ("count",)
 
     def __init__(
         self,
@@ -216,6 +221,14 @@ class Ticket:
             raise InputError(f"step {self.at_step} wasn't reached: {self.count} were made. Was the hook given to fit?")
         self.model.load_state_dict(self.state)
         sparse.enforce()
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps were made, and the model as it was, if that step was reached."""
+        return {"count": self.count, "state": self.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what ``state_dict`` gave."""
+        self.count, self.state = state["count"], state["state"]
 
     def _look(self) -> None:
         if self.count == self.at_step and self.state is None:

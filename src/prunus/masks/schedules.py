@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prunus.errors import InputError, suggest
+from prunus.masks.remembering import Remembering
 from prunus.masks.sparsifier import Sparsifier
 
 Curve = Callable[[float, float, float], float]
@@ -106,7 +107,7 @@ class Timeline:
         return curve((count - self.begin) / (self.end - self.begin), self.first, self.last)
 
 
-class Gradual:
+class Gradual(Remembering):
     """Prunes while the model trains: a hook for ``train.fit``; or call its methods in a loop of one's own.
 
     Args:
@@ -124,6 +125,8 @@ class Gradual:
     Raises:
         InputError: an unknown curve or unit of time, or counts out of order.
     """
+
+    REMEMBERS = ("count",)
 
     def __init__(
         self,

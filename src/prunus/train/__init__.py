@@ -1,6 +1,34 @@
 """Training and fine-tuning: one loop, on Hugging Face Accelerate."""
 
-from prunus.train.loop import Epoch, History, Hook, Loss, Progress, cross_entropy, fit
+from prunus.train.averaging import EMA
+from prunus.train.checkpoints import Checkpoints
+from prunus.train.loop import fit
 from prunus.train.losses import distillation
+from prunus.train.records import Batch, Epoch, History, Hook, Loss, Progress, cross_entropy
+from prunus.train.schedules import Schedule, cosine, linear, one_cycle
+from prunus.train.stopping import EarlyStopping
+from prunus.train.trackers import CSV, JSONL, TensorBoard, Tracker, read_jsonl
 
-__all__ = ["Epoch", "History", "Hook", "Loss", "Progress", "cross_entropy", "distillation", "fit"]
+__all__ = [
+    "CSV",
+    "EMA",
+    "JSONL",
+    "Batch",
+    "Checkpoints",
+    "EarlyStopping",
+    "Epoch",
+    "History",
+    "Hook",
+    "Loss",
+    "Progress",
+    "Schedule",
+    "TensorBoard",
+    "Tracker",
+    "cosine",
+    "cross_entropy",
+    "distillation",
+    "fit",
+    "linear",
+    "one_cycle",
+    "read_jsonl",
+]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prunus.train.loop import Batch, Loss
+from prunus.train.records import Batch, Loss
 
 
 def distillation(teacher: nn.Module, *, temperature: float = 4.0, weight: float = 0.7) -> Loss:

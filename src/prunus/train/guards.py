@@ -1,0 +1,76 @@
+"""What stands around a run: checks before it, Accelerate's marks and settings after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunus.errors import InputError
+from prunus.train.records import Hook
+
+
+@contextmanager
+def accelerating(precision: str | None) -> Iterator[Any]:
+    """An Accelerator; its settings, which are those of the whole process, don't outlive the run if it made them."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    mine = not AcceleratorState._shared_state
+    try:
+        yield Accelerator(mixed_precision=precision)
+    except ValueError as error:
+        if "cannot be changed" not in str(error):
+            raise
+        raise InputError(f"precision={precision!r} isn't what this process's Accelerator has: {error}") from error
+    finally:
+        if mine:
+            AcceleratorState._reset_state()
+
+
+@contextmanager
+def unmarked(model: nn.Module) -> Iterator[None]:
+    """Take off what Accelerate hangs on a model: a copy of it, once small, would else not be prepared again."""
+    home, before = next(model.parameters()).device, set(vars(model))
+    try:
+        yield
+    finally:
+        for name in set(vars(model)) - before:
+            del model.__dict__[name]
+        model.to(home)
+
+
+def check(
+    model: nn.Module, loader: Iterable[Any], epochs: int, optimizer: torch.optim.Optimizer | None, accumulate: int
+) -> None:
+    """Raise InputError where an argument of ``fit`` can't be right."""
+    if epochs < 1:
+        raise InputError(f"epochs is {epochs}; give at least 1.")
+    if accumulate < 1:
+        raise InputError(f"accumulate is {accumulate}; give at least 1 batch.")
+    try:
+        empty = len(loader) == 0  # type: ignore[arg-type]
+    except TypeError as error:
+        raise InputError("the loader has no length; wrap the data in a DataLoader or a list of batches.") from error
+    if empty:
+        raise InputError("the loader is empty; it must give at least one batch.")
+    if optimizer is not None:
+        mine = {id(parameter) for parameter in model.parameters()}
+        if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
+            raise InputError(
+                "the optimizer holds none of this model's parameters. Was it made for the model before pruning? "
+                "prunus.train.follow(optimizer, model, small) takes it along."
+            )
+
+
+def check_resumable(hooks: Sequence[Hook]) -> None:
+    """Raise InputError if a checkpoint couldn't bring one of the hooks back."""
+    for hook in hooks:
+        if not (hasattr(hook, "state_dict") and hasattr(hook, "load_state_dict")):
+            raise InputError(
+                f"{type(hook).__name__} has no state_dict() and load_state_dict(state), so a checkpoint can't bring it "
+                "back. Give it both (an empty dict, if it remembers nothing), or leave checkpoints out."
+            )
