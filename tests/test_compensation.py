@@ -12,8 +12,7 @@ from torch import nn
 
 import prunus
 from benchmarks.zoo.case import randomize
-from prunus.compensation.contractions import Contraction
-from prunus.compensation.moments import Fit, Moments
+from prunus.contractions import Contraction, Fit, Moments, Watch
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -59,9 +58,7 @@ def test_rows_of_a_convolution_give_its_outputs(conv: Callable[[], nn.Module]) -
     torch.manual_seed(0)
     layer = conv().double()
     seen: list[tuple[Contraction, torch.Tensor]] = []
-    from prunus.compensation.mending import _Watch
-
-    with torch.no_grad(), _Watch({id(layer.weight): "weight"}, lambda _, found, y: seen.append((found, y))):
+    with torch.no_grad(), Watch({id(layer.weight): "weight"}, lambda _, found, y: seen.append((found, y))):
         layer(draw(2, 4, *[7] * (layer.weight.dim() - 2)))
     found, y = seen[0]
     at = torch.tensor([0, 5, 11, 3])

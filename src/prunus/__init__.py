@@ -14,6 +14,7 @@ from prunus.compensation import Compensation, compensate, recalibrate
 from prunus.depth import drop_blocks
 from prunus.errors import InputError, NothingToPrune, PlanError, PrunusError, SaveError, TraceError
 from prunus.extraction import Extraction, extract
+from prunus.importance import Importance
 from prunus.plan import Plan
 from prunus.planning import plan
 from prunus.profile import Profile, profile
@@ -49,6 +50,7 @@ __all__ = [
     "Examples",
     "Extraction",
     "Graph",
+    "Importance",
     "InputError",
     "NothingToPrune",
     "Plan",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from prunus import surgery
 from prunus.axes import Atom, Keep, atoms, count, keep_vector
 from prunus.errors import NothingToPrune, PlanError
 from prunus.fitting import fit, freeze_misfit
-from prunus.importance import Criterion, score
+from prunus.importance import Criterion, Importance, Loss, cross_entropy, name_of, score
 from prunus.layers import layer_changes, mirrored_changes
+from prunus.limits import Least, Limits, Multiple
 from prunus.plan import Plan
 from prunus.selection import check_ratio, choose_counts, choose_indices
 from prunus.surgery import AttributeChange, named_tensors
@@ -33,26 +34,36 @@ def plan(
     kwargs: Mapping[str, Any] | None = None,
     *,
     ratio: float | Mapping[str, float] = 0.5,
-    importance: str | Criterion = "l2",
+    importance: str | Criterion | Importance = "l2",
     scope: str = "local",
     keep: Sequence[str] = (),
-    round_to: int | None = None,
+    min_keep: Least = 1,
+    max_keep: Least | None = None,
+    round_to: Multiple | None = None,
     uniform: bool = False,
+    data: Iterable[Any] | None = None,
+    loss: Loss = cross_entropy,
 ) -> Plan:
     """Decide what to cut.
 
     Args:
         graph_or_model: what :func:`prunus.trace` returned, or a model, which is traced on ``args`` and ``kwargs``.
-        ratio: the part of every group's indices that goes, in [0, 1); or a dict from group names to such parts, with
-            groups that aren't named left alone.
-        importance: ``"l1"``, ``"l2"``, ``"linf"``, ``"random"``, ``"taylor"`` (from gradients in ``.grad``), or a
-            function from a parameter's name and the parameter to a saliency of the same shape.
-        scope: ``"local"`` takes the ratio from each group, ``"global"`` from all together.
+        ratio: the part of every group's indices that goes, in [0, 1); or a dict to such parts from names of groups,
+            modules or tensors, or shell patterns of them. A group's own name counts before patterns, of those the first
+            that matches, names of groups before others; groups that nothing matches are left alone.
+        importance: a name of ``prunus.importance.CRITERIA``, an ``Importance``, or a function: from a parameter's name
+            and the parameter to a saliency of the same shape, or from a ``Context`` to scores; see docs/criteria.md.
+        scope: whose scores are compared: ``"local"`` takes the ratio from each group, ``"global"`` from all together,
+            ``"isomorphic"`` from those together that run through the same kinds of tensors.
         keep: names of groups, modules, tensors, or shell patterns of them, that stay as they are.
-        round_to: round the sizes that are left up to a multiple of this.
+        min_keep, max_keep: how many indices of a group stay at least and at most: an int, a float as a part of it, or a
+            dict by pattern. ``max_keep`` cuts more than the ratio asks, where it asks less.
+        round_to: round the sizes that are left up to a multiple of this; a target (``"cuda-fp16"``) stands for its own,
+            a dict gives them by pattern.
         uniform: tie the counts of layers so that one config fits the small model, and its own class can build it: what
             transformers' ``save_pretrained`` and ``from_pretrained`` need. Without it every layer has a count of its
             own; ``how["config"]`` of the result says whether a config fits all the same.
+        data, loss: batches, and ``loss(model, batch) -> scalar``, for criteria that need them.
 
     Raises:
         InputError: an argument is wrong.
@@ -64,17 +75,18 @@ def plan(
     made = construction(graph) if uniform or has_config(graph.model) else None
     if made is not None and uniform:
         graph = tied(graph, made)
-    scores = score(graph, importance)
+    scores = score(graph, importance, data, loss)
+    limits = Limits(min_keep, max_keep, round_to)
     how = {
         "ratio": dict(ratio) if isinstance(ratio, Mapping) else ratio,
-        "importance": importance if isinstance(importance, str) else getattr(importance, "__name__", "custom"),
+        "importance": name_of(importance),
         "scope": scope,
         "keep": list(keep),
-        "round_to": round_to,
+        **limits.told(),
         **({"uniform": True} if uniform else {}),
     }
     for _ in range(_ATTEMPTS):
-        counts = choose_counts(graph, scores, ratio, scope, keep, round_to)
+        counts = choose_counts(graph, scores, ratio, scope, keep, limits)
         if not counts:
             raise NothingToPrune(_why_nothing(graph, ratio, keep))
         result = make_plan(graph, choose_indices(scores, counts), how)

@@ -10,7 +10,8 @@ from torch import nn
 
 from prunus.compensation import compensate
 from prunus.errors import InputError, PlanError
-from prunus.importance import Criterion
+from prunus.importance import Criterion, Importance, Loss, cross_entropy
+from prunus.limits import Least, Multiple
 from prunus.planning import plan
 from prunus.prove import prove
 
@@ -21,12 +22,15 @@ def prune(
     kwargs: Mapping[str, Any] | None = None,
     *,
     ratio: float | Mapping[str, float] = 0.5,
-    importance: str | Criterion = "l2",
+    importance: str | Criterion | Importance = "l2",
     scope: str = "local",
     keep: Sequence[str] = (),
-    round_to: int | None = None,
+    min_keep: Least = 1,
+    max_keep: Least | None = None,
+    round_to: Multiple | None = None,
     uniform: bool = False,
     data: Iterable[Any] | None = None,
+    loss: Loss = cross_entropy,
     compensation: str | None = "refit",
 ) -> nn.Module:
     """Return a really smaller copy of ``model``, proven to compute what the masked original computes.
@@ -57,8 +61,12 @@ def prune(
         importance=importance,
         scope=scope,
         keep=keep,
+        min_keep=min_keep,
+        max_keep=max_keep,
         round_to=round_to,
         uniform=uniform,
+        data=data,
+        loss=loss,
     )
     small = made.apply(model)
     if not any(p.is_meta for p in model.parameters()):

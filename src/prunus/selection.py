@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import fnmatch
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prunus.axes import Atom, Axis, Keep, Product, atoms
-from prunus.errors import InputError, suggest
+from prunus.axes import Atom, Axis, Keep, Product, Sum, atoms
+from prunus.errors import InputError
+from prunus.limits import Limits
+from prunus.matching import by_pattern, is_plain, kept_atoms, matching
 from prunus.sizes.expression import leaves
 from prunus.trace import Graph, Group
 
 Scores = Mapping[Atom, NDArray[np.float64]]
+SCOPES = ("local", "global", "isomorphic")
 
 
 def check_ratio(ratio: float) -> float:
@@ -30,120 +32,97 @@ def choose_counts(
     ratio: float | Mapping[str, float],
     scope: str,
     keep: Sequence[str],
-    round_to: int | None,
+    limits: Limits,
 ) -> dict[Atom, int]:
     """How many indices of each free atom stay, those that follow others included.
 
     Raises:
         InputError: a ratio outside [0, 1), an unknown scope, or a name that matches nothing.
     """
-    kept = kept_atoms(graph, keep)
-    open_ = [g for g in graph.free if g.atom in scores and g.atom not in kept and g.atom not in graph.sizes.followers]
+    if scope not in SCOPES:
+        raise InputError(f"scope must be 'local', 'global' or 'isomorphic', not {scope!r}.")
+    open_ = open_groups(graph, scores, keep)
     if isinstance(ratio, Mapping):
-        wanted = _from_table(graph, open_, ratio)
-    elif scope == "local":
-        wanted = {g.atom: g.size - int(check_ratio(ratio) * g.size) for g in open_}
-    elif scope == "global":
-        wanted = _global(open_, scores, check_ratio(ratio))
+        ratios = _from_table(graph, open_, ratio)
+        wanted = {g.atom: g.size - int(ratios.get(g.atom, 0.0) * g.size) for g in open_}
     else:
-        raise InputError(f"scope must be 'local' or 'global', not {scope!r}.")
-    if round_to is not None and (isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1):
-        raise InputError(f"round_to must be a positive integer, not {round_to!r}.")
-    steps = _steps(graph, round_to or 1)
-    counts = {atom: _rounded(n, steps.get(atom, 1), atom.size) for atom, n in wanted.items()}
-    complete = graph.sizes.complete(counts)
+        wanted = _together(pools(graph, open_, scope), scores, check_ratio(ratio))
+    complete = graph.sizes.complete(limits.apply(graph, open_, wanted))
     return {atom: n for atom, n in complete.items() if n < atom.size}
 
 
-def _rounded(n: int, step: int, size: int) -> int:
-    return min(size, max(1, math.ceil(n / step)) * step)
+def open_groups(graph: Graph, scores: Scores, keep: Sequence[str]) -> list[Group]:
+    """The groups that are free, scored, not kept, and have a count of their own."""
+    kept = kept_atoms(graph, keep)
+    return [g for g in graph.free if g.atom in scores and g.atom not in kept and g.atom not in graph.sizes.followers]
 
 
-def _from_table(graph: Graph, groups: Iterable[Group], table: Mapping[str, float]) -> dict[Atom, int]:
+def _from_table(graph: Graph, groups: Iterable[Group], table: Mapping[str, float]) -> dict[Atom, float]:
+    """The ratio of each group that the table names, by its own name or by a pattern."""
+    known = {g.name: g for g in graph.groups}
     for name, ratio in table.items():
         check_ratio(ratio)
-        group = graph.group(name)
-        if group.frozen is not None:
-            raise InputError(f"group {name!r} can't be cut: {group.frozen}.")
-        if group.atom in graph.sizes.followers:
-            sources = [g.name for g in graph.groups if g.atom in set(leaves(graph.sizes.followers[group.atom]))]
-            raise InputError(f"group {name!r} has no ratio of its own, its count follows {', '.join(sources)}.")
-    return {g.atom: g.size - int(table.get(g.name, 0.0) * g.size) for g in groups}
+        if name in known:
+            _check_open(graph, known[name])
+        elif is_plain(graph, name):
+            graph.group(name)  # raises: there is none
+        elif all(graph.space.reason(atom) for atom in matching(graph, name, "ratio")):
+            reason = graph.space.reason(next(iter(matching(graph, name, "ratio"))))
+            raise InputError(f"nothing that {name!r} matches can be cut: {reason}.")
+    return by_pattern(graph, groups, table, "ratio")
 
 
-def _global(groups: Sequence[Group], scores: Scores, ratio: float) -> dict[Atom, int]:
-    """The lowest scores of all groups go, each group's divided by their mean to be comparable."""
-    if not groups:
-        return {}
-    flat = np.concatenate([scores[g.atom] / max(float(scores[g.atom].mean()), 1e-300) for g in groups])
-    owner = np.repeat(np.arange(len(groups)), [g.size for g in groups])
-    gone = owner[np.argsort(flat, kind="stable")[: int(ratio * flat.size)]]
-    lost = np.bincount(gone, minlength=len(groups))
-    return {g.atom: g.size - int(n) for g, n in zip(groups, lost, strict=True)}
+def _check_open(graph: Graph, group: Group) -> None:
+    if group.frozen is not None:
+        raise InputError(f"group {group.name!r} can't be cut: {group.frozen}.")
+    if group.atom in graph.sizes.followers:
+        sources = [g.name for g in graph.groups if g.atom in set(leaves(graph.sizes.followers[group.atom]))]
+        raise InputError(f"group {group.name!r} has no ratio of its own, its count follows {', '.join(sources)}.")
 
 
-def _steps(graph: Graph, round_to: int) -> dict[Atom, int]:
-    """For each atom the multiple its count must be of, so that every dimension it is in is one of ``round_to``."""
-    steps: dict[Atom, int] = {}
-    if round_to > 1:
-        for axes in graph.tensors.values():
-            for axis in axes:
-                _widths(axis, 1, round_to, steps)
-    return steps
+def pools(graph: Graph, groups: Sequence[Group], scope: str) -> list[list[Group]]:
+    """The groups whose scores are compared with each other.
 
-
-def _widths(axis: Axis, width: int, round_to: int, steps: dict[Atom, int]) -> None:
-    if isinstance(axis, Atom):
-        step = round_to // math.gcd(round_to, width)
-        steps[axis] = max(steps.get(axis, 1), step if axis.size >= step else 1)
-        return
-    for i, part in enumerate(axis.parts):
-        others = [p.size for j, p in enumerate(axis.parts) if j != i] if isinstance(axis, Product) else []
-        _widths(part, width * math.prod(others), round_to, steps)
-
-
-def kept_atoms(graph: Graph, keep: Sequence[str]) -> set[Atom]:
-    """The atoms that ``keep`` names: groups, tensors, modules with all below them, or shell patterns of any of these.
-
-    Raises:
-        InputError: a name matches nothing; close names are suggested.
+    ``"isomorphic"`` compares groups that run through tensors of the same kinds, at the same places, in the same
+    order (Fang et al., Isomorphic Pruning for Vision Models, ECCV 2024): MLPs with each other, not with heads.
     """
-    if isinstance(keep, str):
-        raise InputError(f"keep must be a list of names, not the string {keep!r}: write keep=[{keep!r}].")
-    result: set[Atom] = set()
-    for pattern in keep:
-        found = _matching(graph, pattern)
-        if not found:
-            names = (
-                [g.name for g in graph.groups] + list(graph.tensors) + [n for n, _ in graph.model.named_modules() if n]
-            )
-            raise InputError(
-                f"keep names {pattern!r}, but no group, module or tensor matches.{suggest(pattern, names)}"
-            )
-        result |= found
-    return _with_sources(graph, result)
+    if scope == "global":
+        return [list(groups)]
+    if scope == "local":
+        return [[group] for group in groups]
+    alike: dict[Hashable, list[Group]] = defaultdict(list)
+    for group in groups:
+        alike[_structure(graph, group)].append(group)
+    return list(alike.values())
 
 
-def _matching(graph: Graph, pattern: str) -> set[Atom]:
-    found = {g.atom for g in graph.groups if fnmatch.fnmatchcase(g.name, pattern)}
-    for name, axes in graph.tensors.items():
-        parts = name.split(".")
-        prefixes = [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
-        if any(fnmatch.fnmatchcase(prefix, pattern) for prefix in prefixes):
-            found |= {atom for axis in axes for atom in atoms(axis)}
-    return found
+def _structure(graph: Graph, group: Group) -> Hashable:
+    """What a group runs through, without names of instances and sizes."""
+    places = []
+    for member in group.members:
+        path, _, own = member.name.rpartition(".")
+        kind = type(graph.model.get_submodule(path)).__name__
+        places.append((kind, own, member.dim, _shape(graph.tensors[member.name][member.dim], group.atom)))
+    return tuple(places)
 
 
-def _with_sources(graph: Graph, kept: set[Atom]) -> set[Atom]:
-    """To keep an atom that follows others, those others must be kept."""
-    todo, result = list(kept), set(kept)
-    while todo:
-        expr = graph.sizes.followers.get(todo.pop())
-        for x in leaves(expr) if expr is not None else ():
-            if isinstance(x, Atom) and x not in result:
-                result.add(x)
-                todo.append(x)
-    return result
+def _shape(axis: Axis, atom: Atom) -> str:
+    if isinstance(axis, Atom):
+        return "x" if axis is atom else "o"
+    parts = [_shape(part, atom) for part in axis.parts if isinstance(axis, Sum) or any(True for _ in atoms(part))]
+    return f"({('*' if isinstance(axis, Product) else '+').join(parts)})"
+
+
+def _together(pooled: Iterable[Sequence[Group]], scores: Scores, ratio: float) -> dict[Atom, int]:
+    """Of each pool the lowest scores go."""
+    wanted: dict[Atom, int] = {}
+    for groups in filter(None, pooled):
+        flat = np.concatenate([scores[g.atom] for g in groups])
+        owner = np.repeat(np.arange(len(groups)), [g.size for g in groups])
+        gone = owner[np.argsort(flat, kind="stable")[: int(ratio * flat.size)]]
+        lost = np.bincount(gone, minlength=len(groups))
+        wanted |= {g.atom: g.size - int(n) for g, n in zip(groups, lost, strict=True)}
+    return wanted
 
 
 def choose_indices(scores: Scores, counts: Mapping[Atom, int]) -> dict[Atom, Keep]:

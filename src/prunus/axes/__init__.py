@@ -2,7 +2,7 @@
 
 from prunus.axes.expression import EMPTY, UNIT, Atom, Axes, Axis, Product, Sum, atoms, product, total
 from prunus.axes.space import Space
-from prunus.axes.vectors import Keep, count, fold, keep_vector
+from prunus.axes.vectors import Keep, count, fold, keep_vector, places
 
 __all__ = [
     "EMPTY",
@@ -18,6 +18,7 @@ __all__ = [
     "count",
     "fold",
     "keep_vector",
+    "places",
     "product",
     "total",
 ]

@@ -59,3 +59,21 @@ def fold(
         for part in axis.parts:
             fold(part, values[start : start + part.size], into, reduce, combine)
             start += part.size
+
+
+def places(axis: Axis, atom: Atom) -> NDArray[np.int64]:
+    """``[atom.size, n]``: which positions of a resolved ``axis`` go through each index of an atom that is in it."""
+    if isinstance(axis, Atom):
+        return np.arange(atom.size)[:, None] if axis is atom else np.zeros((atom.size, 0), dtype=np.int64)
+    found, width, start = [], axis.size, 0
+    for part in axis.parts:
+        mine = places(part, atom)
+        if isinstance(axis, Product):
+            width //= part.size
+            outer = np.arange(axis.size // (width * part.size)) * width * part.size
+            grid = outer[None, :, None, None] + mine[:, None, :, None] * width + np.arange(width)
+            found.append(grid.reshape(atom.size, -1))
+        else:
+            found.append(mine + start)
+            start += part.size
+    return np.concatenate(found, 1)

@@ -10,13 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.compensation.contractions import CALLS, Contraction, positions
-from prunus.compensation.moments import Fit, Moments
+from prunus.contractions import Contraction, Fit, Moments, Watch, names, positions
 from prunus.errors import InputError, suggest
 from prunus.plan import Plan
 from prunus.running import Batches, call, no_fast_path, undisturbed
 from prunus.surgery import named_tensors
-from prunus.trace.functions import OpenMode
 
 METHODS = ("refit", "scale", "bias")
 
@@ -98,9 +96,8 @@ def compensate(
 
 def _order(small: nn.Module, batches: Batches) -> tuple[list[str], dict[str, str]]:
     """The weights in the order of their first use, and those that can't be solved."""
-    names = _names(small)
     seen: dict[str, Contraction] = {}
-    with _Watch(names, lambda name, found, _: seen.setdefault(name, found)):
+    with Watch(names(small), lambda name, found, _: seen.setdefault(name, found)):
         positional, keywords = batches.first()
         call(small, positional, keywords)
     count: dict[int, int] = {}
@@ -110,39 +107,17 @@ def _order(small: nn.Module, batches: Batches) -> tuple[list[str], dict[str, str
     return [name for name in seen if name not in tied], dict.fromkeys(tied, "its weights are shared")
 
 
-def _names(model: nn.Module) -> dict[int, str]:
-    return {id(parameter): name for name, parameter in model.named_parameters()}
-
-
 class _Enough(BaseException):  # not an Exception: the model's own handlers must not catch it
     """All that a wave needs of this run has been seen."""
-
-
-class _Watch(OpenMode):
-    """Calls ``see(name, contraction, output)`` for every linear map whose weight is a parameter of the model."""
-
-    def __init__(self, names: dict[int, str], see: Any) -> None:
-        super().__init__()
-        self.names, self.see = names, see
-
-    def call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        output = func(*args, **kwargs)
-        read = CALLS.get(getattr(func, "__name__", ""))
-        if read is not None:
-            found = read(*args, **kwargs)
-            name = self.names.get(id(found.weight)) if found is not None else None
-            if name is not None:
-                self.see(name, found, output)
-        return output
 
 
 class _Wave:
     """Layers that are solved together: their moments are gathered in one pass over the data."""
 
-    def __init__(self, model: nn.Module, small: nn.Module, plan: Plan, names: Sequence[str], rows: int) -> None:
+    def __init__(self, model: nn.Module, small: nn.Module, plan: Plan, wave: Sequence[str], rows: int) -> None:
         self.model, self.small, self.plan, self.rows = model, small, plan, rows
-        self.last = names[-1]
-        self.moments = {name: Moments() for name in names}
+        self.last = wave[-1]
+        self.moments = {name: Moments() for name in wave}
         self.calls: dict[str, Contraction] = {}
         self.wanted: dict[str, list[Tensor]] = {}
         self.odd: dict[str, str] = {}
@@ -155,7 +130,7 @@ class _Wave:
 
     def _run(self, model: nn.Module, see: Any, positional: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         with ExitStack() as stack:
-            stack.enter_context(_Watch(_names(model), see))
+            stack.enter_context(Watch(names(model), see))
             stack.enter_context(suppress(_Enough))
             call(model, positional, keywords)
 

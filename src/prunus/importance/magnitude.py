@@ -5,16 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def l1(name: str, weight: Tensor) -> Tensor:
-    """Absolute values; summed over a group they give its L1 norm."""
+def absolute(name: str, weight: Tensor) -> Tensor:
+    """Summed over a group its L1 norm; the largest of a group is its L-infinity norm."""
     return weight.detach().abs()
 
 
-def l2(name: str, weight: Tensor) -> Tensor:
-    """Squares; summed over a group they give its squared L2 norm."""
+def squared(name: str, weight: Tensor) -> Tensor:
+    """Summed over a group its squared L2 norm."""
     return weight.detach().square()
-
-
-def linf(name: str, weight: Tensor) -> Tensor:
-    """Absolute values, of which the group's largest counts: its L-infinity norm."""
-    return weight.detach().abs()

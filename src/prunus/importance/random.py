@@ -5,12 +5,17 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
-from numpy.typing import NDArray
+
+from prunus.importance.context import Context, Found
 
 
-def random(name: str, size: int) -> NDArray[np.float64]:
-    """Uniform noise for ``size`` indices, the same at every call for a group of that name; no RNG of others is touched.
+def random(context: Context) -> Found:
+    """Uniform noise for each index, the same at every call for a group of that name; no RNG of others is touched.
 
     No weight is read, so that a model on the meta device can be planned with it.
     """
-    return np.random.default_rng(zlib.crc32(f"{name}{size}".encode())).random(size)
+    return {
+        group: np.random.default_rng(zlib.crc32(f"{group.name}{group.size}".encode())).random(group.size)
+        for group in context.graph.free
+        if any(True for _ in context.members(group))
+    }

@@ -1,92 +1,154 @@
-"""From a saliency per weight to a score per index of every group."""
+"""From what a criterion found to a score per index of every group: fold, aggregate, normalize."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from prunus.axes import Atom, Axes, atoms, fold
+from prunus.axes import Atom, Axis, fold
 from prunus.errors import InputError, suggest
-from prunus.importance.magnitude import l1, l2, linf
-from prunus.importance.random import random
-from prunus.importance.taylor import taylor
-from prunus.surgery import named_tensors
-from prunus.trace import Graph
+from prunus.importance.context import Context, Found, Place
+from prunus.importance.normalization import NORMALIZATIONS
+from prunus.trace import Graph, Group, Member
 
-Criterion = Callable[[str, Tensor], Tensor]
+Array = NDArray[np.float64]
+Criterion = Callable[[Context], Found] | Callable[[str, Tensor], Tensor]
+"""``f(context)`` gives scores by place; ``f(name, weight)`` gives each weight of a parameter its saliency."""
 
-CRITERIA: Mapping[str, Criterion] = {"l1": l1, "l2": l2, "linf": linf, "taylor": taylor}
+_WITHIN: Mapping[str, Any] = {"sum": np.sum, "mean": np.mean, "max": np.max}
+AGGREGATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "sum": lambda rows: rows.sum(0),
+    "mean": lambda rows: rows.mean(0),
+    "max": lambda rows: rows.max(0),
+    "product": lambda rows: rows.prod(0),
+    "first": lambda rows: rows[0],
+}
 
 
-def criterion(importance: str | Criterion) -> Criterion:
-    """The criterion of that name; a function stands for itself. ``"random"`` is none: it reads no weights.
+@dataclass(frozen=True)
+class Importance:
+    """A criterion, and how its scores become one per index of a group.
+
+    Attributes:
+        criterion: a name of ``importance.CRITERIA``, or a function; see :data:`Criterion`.
+        within: how the scores of all positions that go through an index of *one* dimension of one parameter become
+            one: ``"sum"``, ``"mean"`` or ``"max"``.
+        aggregate: how those of the group's members become one: ``"sum"``, ``"mean"``, ``"max"``, ``"product"``, or
+            ``"first"``, which reads the first member in the order of the model's tensors alone.
+        normalize: what makes groups comparable, where they are compared: ``"none"``, ``"mean"`` (over the group's
+            mean), ``"max"``, ``"gaussian"`` (less the mean, over the deviation), ``"lamp"`` (over the sum of all that
+            are at least as high; Lee et al., ICLR 2021, eq. 4).
+    """
+
+    criterion: str | Criterion
+    within: str = "sum"
+    aggregate: str = "sum"
+    normalize: str = "none"
+
+    def __post_init__(self) -> None:
+        """Raises InputError for an unknown way."""
+        for name, known in (("within", _WITHIN), ("aggregate", AGGREGATIONS), ("normalize", NORMALIZATIONS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise InputError(
+                    f"there is no {name} {value!r}.{suggest(str(value), known)} Known: {', '.join(known)}."
+                )
+
+
+def gather(context: Context, importance: Importance) -> dict[Atom, Array]:
+    """A score per index of every free atom that the criterion says something about.
 
     Raises:
-        InputError: there is no criterion of that name.
+        InputError: the criterion returned what can't be scores.
     """
-    if callable(importance):
-        return importance
-    if importance not in CRITERIA:
-        names = [*CRITERIA, "random"]
-        hint = suggest(str(importance), names)
-        raise InputError(f"there is no importance {importance!r}.{hint} Known: {', '.join(names)}.")
-    return CRITERIA[importance]
-
-
-def score(graph: Graph, importance: str | Criterion = "l2") -> dict[Atom, NDArray[np.float64]]:
-    """A score per index of every free atom, from all parameters that the atom runs through.
-
-    Saliencies are summed over each index (their maximum is taken for ``"linf"``). ``"random"`` gives every index noise
-    of its own, without reading a weight.
-    """
-    if importance == "random":
-        read = {name for name, _ in graph.model.named_parameters(remove_duplicate=False)}
-        return {g.atom: random(g.name, g.size) for g in graph.free if any(m.name in read for m in g.members)}
-    saliency = criterion(importance)
-    largest = saliency is linf
-    result: dict[Atom, NDArray[np.float64]] = {}
-    seen: set[int] = set()
-    for name, tensor in named_tensors(graph.model).items():
-        if isinstance(tensor, nn.Parameter) and id(tensor) not in seen and _is_free(graph, graph.tensors[name]):
-            seen.add(id(tensor))
-            values = _checked(saliency(name, tensor), name, tensor)
-            _gather(graph, graph.tensors[name], values, largest, result)
+    function: Any = importance.criterion
+    found = _by_weight(context, function) if _takes_weights(function) else function(context)
+    parts: dict[Atom, list[tuple[int, Array]]] = {}
+    order = {member: i for g in context.graph.groups for i, member in enumerate(g.members)}
+    for place, values in found.items():
+        _fold(context.graph, place, _array(values), importance.within, order, parts)
+    result = {}
+    for atom, rows in parts.items():
+        in_order = np.stack([row for _, row in sorted(rows, key=lambda pair: pair[0])])
+        result[atom] = NORMALIZATIONS[importance.normalize](AGGREGATIONS[importance.aggregate](in_order))
     return result
 
 
-def _is_free(graph: Graph, axes: Axes) -> bool:
-    return not all(graph.space.is_frozen(axis) for axis in axes)
+def _takes_weights(function: Any) -> bool:
+    """Whether a criterion is ``f(name, weight)``: it has two parameters that must be given."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{function!r} is no criterion: it must be f(name, weight) or f(context).") from error
+    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(needed) not in (1, 2):
+        raise InputError(f"{function!r} is no criterion: it must be f(name, weight) or f(context).")
+    return len(needed) == 2
 
 
-def _checked(values: Tensor, name: str, tensor: Tensor) -> Tensor:
-    if values.is_meta:
-        raise InputError(
-            f"{name!r} is on the meta device and has no values to score: load the weights first, or use "
-            "importance='random'."
-        )
-    if values.shape != tensor.shape:
-        raise InputError(
-            f"the criterion must return a tensor of the parameter's shape {list(tensor.shape)}; "
-            f"for {name!r} it returned {list(values.shape)}."
-        )
-    return values.detach()
+def _by_weight(context: Context, saliency: Any) -> Found:
+    found: dict[Place, Tensor] = {}
+    for name, weight in context.weights.items():
+        context.values(name)
+        found[name] = saliency(name, weight)
+        if found[name].shape != weight.shape:
+            raise InputError(
+                f"the criterion must return a tensor of the parameter's shape {list(weight.shape)}; "
+                f"for {name!r} it returned {list(found[name].shape)}."
+            )
+    return found
 
 
-def _gather(graph: Graph, axes: Axes, values: Tensor, largest: bool, result: dict[Atom, NDArray[np.float64]]) -> None:
-    for dim, axis in enumerate(axes):
-        if graph.space.is_frozen(axis):
-            continue
-        others = [d for d in range(values.dim()) if d != dim]
-        line = values
-        if others:
-            line = values.amax(others) if largest else values.sum(others)
-        found: dict[Atom, NDArray[np.float64]] = {}
-        fold(axis, line.double().cpu().numpy(), found, *((np.max, np.maximum) if largest else (np.sum, np.add)))
-        for atom in dict.fromkeys(atoms(axis)):
-            if graph.space.reason(atom) is None:
-                old = result.get(atom)
-                new = found[atom]
-                result[atom] = new if old is None else (np.maximum(old, new) if largest else old + new)
+def _array(values: Any) -> Array:
+    array = values.detach().double().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values, dtype=float)
+    if not np.isfinite(array).all():
+        raise InputError("the criterion returned scores that are not finite numbers: nan or inf.")
+    return array
+
+
+def _fold(
+    graph: Graph,
+    place: Place,
+    values: Array,
+    within: str,
+    order: Mapping[Member, int],
+    parts: dict[Atom, list[tuple[int, Array]]],
+) -> None:
+    if isinstance(place, Group):
+        _check(place.name, values.shape, (place.size,))
+        _add(graph, {place.atom: values}, -1, parts)
+    elif isinstance(place, Member):
+        axis = graph.tensors[place.name][place.dim]
+        _check(str(place), values.shape, (axis.size,))
+        _add(graph, _by_atom(axis, values, within), order.get(place, -1), parts)
+    else:
+        axes = graph.tensors.get(place, ())
+        _check(place, values.shape, tuple(axis.size for axis in axes))
+        for dim, axis in enumerate(axes):
+            if not graph.space.is_frozen(axis):
+                others = tuple(d for d in range(values.ndim) if d != dim)
+                line = _WITHIN[within](values, axis=others) if others else values
+                _add(graph, _by_atom(axis, line, within), order.get(Member(place, dim), -1), parts)
+
+
+def _check(name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if shape != wanted:
+        raise InputError(f"the criterion gave {name!r} scores of shape {list(shape)}; there must be {list(wanted)}.")
+
+
+def _by_atom(axis: Axis, values: Array, within: str) -> dict[Atom, Array]:
+    found: dict[Atom, Array] = {}
+    fold(axis, values, found, _WITHIN[within], np.maximum if within == "max" else np.add)
+    return found
+
+
+def _add(graph: Graph, found: Mapping[Atom, Array], order: int, parts: dict[Atom, list[tuple[int, Array]]]) -> None:
+    for atom, values in found.items():
+        if graph.space.reason(atom) is None:
+            parts.setdefault(atom, []).append((order, values))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prunus.compensation.moments import Fit
+from prunus.contractions.moments import Fit
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,14 @@ class Contraction:
         where = torch.unravel_index(at.to(x.device), (patches.shape[0], *patches.shape[2 : 2 + spatial]))
         rows = patches.movedim(1, 1 + spatial)[where]  # (rows, channels, *kernel)
         return rows.reshape(len(at), self.groups, -1).movedim(1, 0)
+
+    def channels_of_input(self) -> Tensor:
+        """(examples, inputs, ...): the input by its channels, in the order of the weight's; groups come after them."""
+        x = self.x.detach()
+        if self.window is not None:
+            grouped = x.reshape(x.shape[0], self.groups, -1, *x.shape[2:])
+            return grouped.movedim(1, 2) if self.groups > 1 else x
+        return x.movedim(-1, 1) if x.dim() > 1 else x[None]
 
 
 def positions(y: Tensor, channel: int) -> int:

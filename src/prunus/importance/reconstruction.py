@@ -1,0 +1,175 @@
+"""Scores from what the consumers of a group would compute without an index: ThiNet, and OBS with an optimal refit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prunus.contractions import Contraction, Moments
+from prunus.importance.context import Context, Found, Place
+from prunus.trace import Group, Member
+
+ROWS, STEPS, RIDGE = 4096, 64, 1e-3
+
+
+@dataclass
+class Consumer:
+    """A linear map that reads a group: second moments of its inputs, its weights, the variance of its outputs.
+
+    ``gram`` is (groups, inputs, inputs), ``weight`` (groups, outputs, inputs); ``kernel`` inputs belong to a position
+    of the weight's input dimension.
+    """
+
+    gram: Tensor
+    weight: Tensor
+    variance: float
+    kernel: int
+
+    def blocks(self, places: Tensor) -> Tensor:
+        """``[size, n]``: the inputs that go with each index, for the positions that do."""
+        return (places[..., None] * self.kernel + torch.arange(self.kernel)).flatten(1)
+
+
+def consumers(context: Context, *, centred: bool) -> dict[Member, Consumer]:
+    """All linear maps that read a group which can be cut, with moments over the data.
+
+    Args:
+        centred: covariances where a bias takes care of the means, as it does after a refit.
+    """
+    moments: dict[Member, Moments] = {}
+    calls: dict[Member, Contraction] = {}
+    for member, found, output in context.flows():
+        rows = output.numel() // max(output.shape[found.channel], 1)
+        mine = moments.setdefault(member, Moments())
+        at = torch.arange(rows)
+        if rows > ROWS:
+            at = torch.randperm(rows, generator=torch.Generator().manual_seed(mine.n))[:ROWS]
+        everything = torch.arange(output.shape[found.channel])
+        mine.add(found.rows_of_input(at), found.rows_of_output(output.detach(), at, everything))
+        calls[member] = found
+    return {member: _consumer(mine, calls[member], centred) for member, mine in moments.items()}
+
+
+def _consumer(moments: Moments, found: Contraction, centred: bool) -> Consumer:
+    gram, mean = moments.xx / moments.n, moments.x / moments.n
+    if centred and found.bias is not None:
+        gram = gram - mean[..., :, None] * mean[..., None, :]
+    variance = (moments.yy / moments.n - (moments.y / moments.n).square()).sum().item()
+    weight = found.fit().weight.detach().double()
+    return Consumer(gram, weight, max(variance, 1e-300), weight.shape[-1] // found.weight.shape[found.in_dim])
+
+
+def _read_by(context: Context, group: Group, known: Mapping[Member, Consumer]) -> list[tuple[Consumer, Tensor]]:
+    members = [member for member in context.members(group) if member in known]
+    return [(known[m], known[m].blocks(context.places(m, group.atom))) for m in members]
+
+
+# -- ThiNet -------------------------------------------------------------------------------------------------------
+
+
+def thinet(context: Context) -> Found:
+    """The place in a greedy order of removal, each time of the index that hurts the consumers' outputs least.
+
+    Luo, Wu, Lin, "ThiNet" (ICCV 2017), eq. 6 and Algorithm 1, over all outputs and positions instead of sampled ones;
+    the error is over the variance of each consumer's outputs. The last to go scores highest.
+    """
+    known = consumers(context, centred=False)
+    found: dict[Place, Tensor] = {}
+    for group in context.graph.free:
+        readers = _read_by(context, group, known)
+        if readers:
+            found[group] = _greedy(torch.stack([_contributions(c, blocks) for c, blocks in readers]).sum(0))
+    return found
+
+
+def _contributions(consumer: Consumer, blocks: Tensor) -> Tensor:
+    """``[size, size]``: the mean product of what two indices put into the outputs, over the outputs' variance."""
+    spread = torch.zeros(consumer.gram.shape[-1], len(blocks), dtype=torch.float64)
+    spread[blocks.flatten(), torch.arange(len(blocks)).repeat_interleave(blocks.shape[1])] = 1
+    pairs = (consumer.gram * (consumer.weight.mT @ consumer.weight)).sum(0)
+    return spread.T.to(pairs) @ pairs @ spread.to(pairs) / consumer.variance
+
+
+def _greedy(products: Tensor) -> Tensor:
+    n = len(products)
+    added, own = torch.zeros_like(products[0]), products.diagonal()
+    score, gone = torch.zeros_like(own), torch.zeros(n, dtype=torch.bool, device=own.device)
+    for step in range(n):
+        worst = (own + 2 * added).masked_fill(gone, float("inf")).argmin()
+        score[worst], gone[worst] = step, True
+        added = added + products[worst]
+    return score
+
+
+# -- OBS ----------------------------------------------------------------------------------------------------------
+
+
+def obs(context: Context) -> Found:
+    """What removing an index adds to the error of its consumers' outputs *after* all other weights are solved anew.
+
+    Optimal Brain Surgeon (Hassibi, Stork, 1992, eq. 5) for blocks of weights, with the second moments of the layer's
+    inputs as its Hessian: ``tr(W_i (G^-1_ii)^-1 W_i^T)``. Indices are removed one after another (a few at a time where
+    there are many), the weights solved anew each time (eq. 6), so that the scores of what goes add up to the error that
+    :func:`prunus.compensate` leaves; for that they must not fall along the way, and the larger one is taken. Errors are
+    over the variance of each consumer's outputs. Groups that nothing of the kind reads have no score.
+    """
+    known = consumers(context, centred=True)
+    found: dict[Place, Tensor] = {}
+    for group in context.graph.free:
+        readers = [_Elimination(c, blocks) for c, blocks in _read_by(context, group, known)]
+        if readers:
+            found[group] = eliminate(readers, group.size)
+    return found
+
+
+class _Elimination:
+    """One consumer, while indices are removed and its weights solved anew."""
+
+    def __init__(self, consumer: Consumer, blocks: Tensor) -> None:
+        diagonal = consumer.gram.diagonal(dim1=-2, dim2=-1)
+        ridge = RIDGE * diagonal.mean(-1, keepdim=True).expand_as(diagonal) + 1e-12
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(consumer.gram + torch.diag_embed(ridge)))
+        self.weight, self.variance = consumer.weight.clone(), consumer.variance
+        self.at = blocks.to(self.weight.device)
+
+    def costs(self, left: Tensor) -> Tensor:
+        """What the removal of each index that is left would add to the error."""
+        at = self.at[left]
+        inner = self.inverse[:, at[:, :, None], at[:, None, :]]  # (groups, left, n, n)
+        weight = self.weight[:, :, at].movedim(1, 2)  # (groups, left, outputs, n)
+        solved = torch.linalg.solve(inner, weight.mT)
+        costs: Tensor = (weight.mT * solved).sum((0, 2, 3)) / self.variance
+        return costs
+
+    def remove(self, gone: Tensor) -> None:
+        """Solve the weights that stay as they are best without those of the indices ``gone``; forget the latter."""
+        out = self.at[gone].flatten()
+        keep = torch.ones(self.weight.shape[-1], dtype=torch.bool, device=out.device)
+        keep[out] = False
+        inner, cross = self.inverse[:, out[:, None], out[None, :]], self.inverse[:, out][:, :, keep]
+        solved = torch.linalg.solve(inner, cross)
+        self.weight = self.weight[:, :, keep] - self.weight[:, :, out] @ solved
+        self.inverse = self.inverse[:, keep][:, :, keep] - cross.mT @ solved
+        place = torch.cumsum(keep, 0) - 1
+        self.at = torch.where(keep[self.at], place[self.at], 0)
+
+
+def eliminate(readers: list[_Elimination], size: int) -> Tensor:
+    """``[size]``: the error that each index adds when its turn to go comes."""
+    left = torch.arange(size)
+    score, floor = torch.zeros(size, dtype=torch.float64), 0.0
+    while len(left):
+        costs = torch.stack([reader.costs(left.to(reader.at.device)).cpu() for reader in readers]).sum(0)
+        order = torch.argsort(costs, stable=True)
+        turn = order[: max(1, len(left) // STEPS)]
+        score[left[turn]] = costs[turn].clamp(min=floor)
+        floor = float(score[left[turn]].max())
+        for reader in readers:
+            reader.remove(left[turn].to(reader.at.device))
+        stays = torch.ones(len(left), dtype=torch.bool)
+        stays[turn] = False
+        left = left[stays]
+    return score
