@@ -2,6 +2,7 @@
 
 from prunus.train.averaging import EMA
 from prunus.train.checkpoints import Checkpoints
+from prunus.train.following import follow
 from prunus.train.loop import fit
 from prunus.train.losses import distillation
 from prunus.train.records import Batch, Epoch, History, Hook, Loss, Progress, cross_entropy
@@ -28,6 +29,7 @@ __all__ = [
     "cross_entropy",
     "distillation",
     "fit",
+    "follow",
     "linear",
     "one_cycle",
     "read_jsonl",
