@@ -15,7 +15,7 @@ SOURCE = Path(prunus.__file__).parent
 LAYERS = [
     {"errors"},
     {"running", "axes", "caches", "precision"},
-    {"operators"},
+    {"operators", "created"},
     {"sizes", "skip"},
     {"foreign", "surgery", "spread"},
     {"trace"},
@@ -23,6 +23,7 @@ LAYERS = [
     {"counting", "layers", "contractions", "matching"},
     {"importance", "limits"},
     {"selection", "fitting"},
+    {"budget"},
     {"planning", "profile", "depth"},
     {"prove", "compensation"},
     {"prune", "report", "extraction"},

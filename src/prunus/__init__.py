@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from prunus.budget import Feasibility, feasibility
 from prunus.compensation import Compensation, compensate, recalibrate
 from prunus.depth import drop_blocks
 from prunus.errors import InputError, NothingToPrune, PlanError, PrunusError, SaveError, TraceError
@@ -49,6 +50,7 @@ __all__ = [
     "Compensation",
     "Examples",
     "Extraction",
+    "Feasibility",
     "Graph",
     "Importance",
     "InputError",
@@ -67,6 +69,7 @@ __all__ = [
     "drop_blocks",
     "export",
     "extract",
+    "feasibility",
     "find_blocks",
     "load",
     "load_sparse",

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import statistics
 import time
-import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from prunus.created import Creations
 from prunus.running import call, no_fast_path, tensors_in
 
 Shape = Sequence[int]
@@ -37,7 +37,6 @@ class _Frame:
 
     start: float
     inner: float = 0
-    made: list[weakref.ref[Tensor]] = field(default_factory=list)
 
 
 @contextmanager
@@ -45,8 +44,10 @@ def watch(model: nn.Module, clock: Callable[[], float]) -> Iterator[dict[nn.Modu
     """Within, each call of a submodule adds to its entry what ``clock`` advanced, less what it advanced in children."""
     seen: dict[nn.Module, Seen] = defaultdict(Seen)
     stack = [_Frame(0)]
+    made = Creations()
 
     def before(module: nn.Module, args: Any) -> None:
+        made.enter()
         stack.append(_Frame(clock()))
 
     def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -55,9 +56,7 @@ def watch(model: nn.Module, clock: Callable[[], float]) -> Iterator[dict[nn.Modu
         entry.cost += now - frame.start - frame.inner
         stack[-1].inner += now - frame.start
         outputs = tensors_in(output)
-        old = {id(tensor) for tensor in tensors_in((args, kwargs))} | {id(ref()) for ref in frame.made}
-        new = [tensor for tensor in outputs if id(tensor) not in old]
-        stack[-1].made += frame.made + [weakref.ref(tensor) for tensor in new]
+        new = made.leave((args, kwargs), output)
         entry.calls += 1
         entry.output_shape = tuple(outputs[0].shape) if outputs else None
         entry.activation_bytes += sum(tensor.numel() * tensor.element_size() for tensor in new)

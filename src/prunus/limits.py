@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,17 +52,30 @@ class Limits:
         Raises:
             InputError: a bound or a multiple is no such thing, a pattern matches nothing, or no count fits a group.
         """
+        return {g.atom: _fitted(wanted[g.atom], *span, g) for g, span in self._spans(graph, groups)}
+
+    def choices(self, graph: Graph, groups: Sequence[Group]) -> dict[Atom, list[int]]:
+        """Every count that each of ``groups`` may have, ascending.
+
+        Raises:
+            InputError: as :meth:`apply`.
+        """
+        return {
+            g.atom: sorted({_fitted(n, *span, g) for n in range(span[0], span[1] + 1)})
+            for g, span in self._spans(graph, groups)
+        }
+
+    def _spans(self, graph: Graph, groups: Sequence[Group]) -> Iterator[tuple[Group, tuple[int, int, int]]]:
+        """Each group with the least and the most it may keep, and its step."""
         least = each(graph, groups, self.min_keep, "min_keep")
         most = each(graph, groups, self.max_keep, "max_keep")
         steps = _steps(graph, each(graph, groups, self.round_to, "round_to"))
-        result: dict[Atom, int] = {}
         for group in groups:
             low = _number(least.get(group.atom, 1), group, "min_keep")
             high = _number(most.get(group.atom, group.size), group, "max_keep")
             if low > high:
                 raise InputError(f"group {group.name!r} is to keep at least {low} and at most {high} indices.")
-            result[group.atom] = _fitted(wanted[group.atom], low, high, steps.get(group.atom, 1), group)
-        return result
+            yield group, (low, high, steps.get(group.atom, 1))
 
 
 def _fitted(n: int, low: int, high: int, step: int, group: Group) -> int:

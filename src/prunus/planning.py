@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,14 @@ from torch import nn
 
 from prunus import surgery
 from prunus.axes import Atom, Keep, atoms, count, keep_vector
-from prunus.errors import NothingToPrune, PlanError
+from prunus.budget import Asked, Points, Request, counts_within, latency_cost, read
+from prunus.errors import InputError, NothingToPrune, PlanError
 from prunus.fitting import fit, freeze_misfit
 from prunus.importance import Criterion, Importance, Loss, cross_entropy, name_of, score
 from prunus.layers import layer_changes, mirrored_changes
 from prunus.limits import Least, Limits, Multiple
 from prunus.plan import Plan
-from prunus.selection import check_ratio, choose_counts, choose_indices
+from prunus.selection import Scores, check_ratio, choose_counts, choose_indices
 from prunus.surgery import AttributeChange, named_tensors
 from prunus.trace import Graph, trace
 from prunus.trace.construction import construction, has_config, tied
@@ -27,15 +30,20 @@ from prunus.trace.standins import carry_shadows
 
 _ATTEMPTS = 25
 
+Choose = Callable[[Graph, Scores], tuple[dict[Atom, int], dict[str, Any]]]
+
 
 def plan(
     graph_or_model: Graph | nn.Module,
     args: Any = None,
     kwargs: Mapping[str, Any] | None = None,
     *,
-    ratio: float | Mapping[str, float] = 0.5,
+    ratio: float | Mapping[str, float] | None = None,
+    budget: Asked | None = None,
+    curves: Points | None = None,
+    runtime: Any = None,
     importance: str | Criterion | Importance = "l2",
-    scope: str = "local",
+    scope: str | None = None,
     keep: Sequence[str] = (),
     min_keep: Least = 1,
     max_keep: Least | None = None,
@@ -48,13 +56,14 @@ def plan(
 
     Args:
         graph_or_model: what :func:`prunus.trace` returned, or a model, which is traced on ``args`` and ``kwargs``.
-        ratio: the part of every group's indices that goes, in [0, 1); or a dict to such parts from names of groups,
-            modules or tensors, or shell patterns of them. A group's own name counts before patterns, of those the first
-            that matches, names of groups before others; groups that nothing matches are left alone.
+        ratio: the part of every group's indices that goes, in [0, 1), by default 0.5; or a dict to such parts from
+            names of groups, modules or tensors, or shell patterns of them. A group's own name counts before patterns,
+            of those the first that matches, names of groups before others; groups that nothing matches are left alone.
         importance: a name of ``prunus.importance.CRITERIA``, an ``Importance``, or a function: from a parameter's name
             and the parameter to a saliency of the same shape, or from a ``Context`` to scores; see docs/criteria.md.
         scope: whose scores are compared: ``"local"`` takes the ratio from each group, ``"global"`` from all together,
-            ``"isomorphic"`` from those together that run through the same kinds of tensors.
+            ``"isomorphic"`` from those together that run through the same kinds of tensors. By default local for a
+            ratio and global for a budget, which then is shared out by the solver; local takes the same ratio there too.
         keep: names of groups, modules, tensors, or shell patterns of them, that stay as they are.
         min_keep, max_keep: how many indices of a group stay at least and at most: an int, a float as a part of it, or a
             dict by pattern. ``max_keep`` cuts more than the ratio asks, where it asks less.
@@ -68,28 +77,34 @@ def plan(
     Raises:
         InputError: an argument is wrong.
         NothingToPrune: nothing would go; the message says why.
+        PlanError: the budget can't be met; the message shows the least that can be reached.
     """
     graph = graph_or_model if isinstance(graph_or_model, Graph) else trace(graph_or_model, args, kwargs)
-    if not isinstance(ratio, Mapping):
-        check_ratio(ratio)
+    limits = Limits(min_keep, max_keep, round_to)
+    if budget is None:
+        ratio = 0.5 if ratio is None else ratio
+        asked: dict[str, Any] = {"ratio": dict(ratio) if isinstance(ratio, Mapping) else ratio}
+        choose = _by_ratio(ratio, scope or "local", keep, limits, curves, runtime)
+    else:
+        asked = {"budget": budget}
+        choose = _by_budget(graph, ratio, Request(read(budget), scope or "global", keep, limits, curves), runtime)
     made = construction(graph) if uniform or has_config(graph.model) else None
     if made is not None and uniform:
         graph = tied(graph, made)
     scores = score(graph, importance, data, loss)
-    limits = Limits(min_keep, max_keep, round_to)
     how = {
-        "ratio": dict(ratio) if isinstance(ratio, Mapping) else ratio,
+        **asked,
         "importance": name_of(importance),
-        "scope": scope,
+        "scope": scope or ("local" if budget is None else "global"),
         "keep": list(keep),
         **limits.told(),
         **({"uniform": True} if uniform else {}),
     }
     for _ in range(_ATTEMPTS):
-        counts = choose_counts(graph, scores, ratio, scope, keep, limits)
+        counts, told = choose(graph, scores)
         if not counts:
-            raise NothingToPrune(_why_nothing(graph, ratio, keep))
-        result = make_plan(graph, choose_indices(scores, counts), how)
+            raise NothingToPrune(_why_nothing(graph, asked, keep))
+        result = make_plan(graph, choose_indices(scores, counts), {**how, **told})
         if not holds(graph, result, counts):
             continue
         if made is None:
@@ -102,6 +117,31 @@ def plan(
         f"no plan was found in {_ATTEMPTS} attempts: {type(graph.model).__name__} keeps resisting. "
         "Print the graph and name the groups that fail in keep=[...]."
     )
+
+
+def _by_ratio(
+    ratio: float | Mapping[str, float],
+    scope: str,
+    keep: Sequence[str],
+    limits: Limits,
+    curves: Points | None,
+    runtime: Any,
+) -> Choose:
+    if curves is not None or runtime is not None:
+        raise InputError("curves and runtime serve a budget: give one, such as budget={'macs': '60%'}.")
+    if not isinstance(ratio, Mapping):
+        check_ratio(ratio)
+
+    def choose(graph: Graph, scores: Scores) -> tuple[dict[Atom, int], dict[str, Any]]:
+        return choose_counts(graph, scores, ratio, scope, keep, limits), {}
+
+    return choose
+
+
+def _by_budget(graph: Graph, ratio: Any, request: Request, runtime: Any) -> Choose:
+    if ratio is not None:
+        raise InputError("give a ratio or a budget, not both: the budget says how much goes.")
+    return partial(counts_within, request=replace(request, more=latency_cost(graph, runtime)))
 
 
 def make_plan(graph: Graph, keep: Mapping[Atom, Keep], how: Mapping[str, Any]) -> Plan:
@@ -223,14 +263,16 @@ def _cut_in(graph: Graph, record: Record, counts: Mapping[Atom, int]) -> list[At
     return [a for axes in record.outputs for axis in axes for a in atoms(graph.space.resolve(axis)) if a in counts]
 
 
-def _why_nothing(graph: Graph, ratio: Any, keep: Sequence[str]) -> str:
+def _why_nothing(graph: Graph, asked: Mapping[str, Any], keep: Sequence[str]) -> str:
     free = graph.free
     if not free:
         reasons = list(dict.fromkeys(g.frozen for g in graph.groups if g.frozen))
         return "nothing can be cut, every axis is frozen: " + "; ".join(reasons[:5]) + ". See print(prunus.trace(...))."
     largest = max(g.size for g in free)
-    asked = f"ratio={ratio!r}" + (f" with keep={list(keep)!r}" if keep else "")
+    request = ", ".join(f"{name}={value!r}" for name, value in asked.items()) + (
+        f" with keep={list(keep)!r}" if keep else ""
+    )
     return (
-        f"{asked} removes nothing: {len(free)} groups can be cut, the largest has {largest} indices. "
+        f"{request} removes nothing: {len(free)} groups can be cut, the largest has {largest} indices. "
         "Ask for a larger ratio, keep less, or round less."
     )

@@ -16,7 +16,7 @@ from prunus.running import as_args, check_eager, cloned, undisturbed
 
 @dataclass(frozen=True)
 class Row:
-    """One module: a leaf, or a module with parameters or arithmetic of its own (children's are in their own rows).
+    """One module: a leaf, or a module with parameters, arithmetic or new tensors of its own (children have own rows).
 
     Attributes:
         name: qualified name; empty for the model itself.
@@ -128,14 +128,14 @@ def profile(
 
 
 def _rows(model: nn.Module, counts: Mapping[nn.Module, Seen], times: Mapping[nn.Module, float] | None) -> Iterator[Row]:
-    """A row for every module that was called or owns parameters, unless all it does is call its children."""
+    """A row for every module that owns parameters or was called, unless all it does is call its children."""
     met: set[nn.Parameter] = set()
     for name, module in model.named_modules():
         own = [p for p in module.parameters(recurse=False) if p not in met]
         met.update(own)
         seen = counts.get(module, Seen())
         leaf = seen.calls > 0 and next(module.children(), None) is None
-        if not (leaf or own or seen.cost):
+        if not (leaf or own or seen.cost or seen.activation_bytes):
             continue
         yield Row(
             name=name,

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from prunus.budget import Asked, Points
 from prunus.compensation import compensate
 from prunus.errors import InputError, PlanError
 from prunus.importance import Criterion, Importance, Loss, cross_entropy
@@ -21,9 +22,12 @@ def prune(
     args: Any,
     kwargs: Mapping[str, Any] | None = None,
     *,
-    ratio: float | Mapping[str, float] = 0.5,
+    ratio: float | Mapping[str, float] | None = None,
+    budget: Asked | None = None,
+    curves: Points | None = None,
+    runtime: Any = None,
     importance: str | Criterion | Importance = "l2",
-    scope: str = "local",
+    scope: str | None = None,
     keep: Sequence[str] = (),
     min_keep: Least = 1,
     max_keep: Least | None = None,
@@ -58,6 +62,9 @@ def prune(
         args,
         kwargs,
         ratio=ratio,
+        budget=budget,
+        curves=curves,
+        runtime=runtime,
         importance=importance,
         scope=scope,
         keep=keep,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.budgets import Budgets, budgets
 from prunus.cli.options import Inputs, Model, Weights, build, examples
 
 
@@ -15,9 +16,12 @@ def prune(
     shapes: Inputs,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to save the small model to.")],
     weights: Weights = None,
-    ratio: Annotated[float, typer.Option(help="Part of every group to remove, in [0, 1).")] = 0.5,
+    ratio: Annotated[float | None, typer.Option(help="Part of every group to remove, in [0, 1); else 0.5.")] = None,
+    budget: Budgets = None,
     importance: Annotated[str, typer.Option(help="l1, l2, linf or random.")] = "l2",
-    scope: Annotated[str, typer.Option(help="local: from each group alike; global: from all together.")] = "local",
+    scope: Annotated[
+        str | None, typer.Option(help="local: from each group alike; global: from all together (with a budget).")
+    ] = None,
     keep: Annotated[
         list[str] | None, typer.Option(help="Group, module or tensor to leave as it is. Repeat for more.")
     ] = None,
@@ -29,7 +33,16 @@ def prune(
     import prunus
 
     dense, args = build(model, weights), examples(shapes)
-    plan = prunus.plan(dense, args, ratio=ratio, importance=importance, scope=scope, keep=keep or (), round_to=round_to)
+    plan = prunus.plan(
+        dense,
+        args,
+        ratio=ratio,
+        budget=budgets(budget),
+        importance=importance,
+        scope=scope,
+        keep=keep or (),
+        round_to=round_to,
+    )
     small = plan.apply(dense)
     proof = prunus.prove(dense, small, plan, args)
     if not proof.ok and not proof.vacuous:

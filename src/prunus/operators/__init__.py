@@ -16,11 +16,13 @@ from prunus.operators import (
 )
 from prunus.operators.pointwise import find
 from prunus.operators.table import TABLE, Call, Row, operator_name, unsupported
+from prunus.operators.work import Work, work_of
 
 __all__ = [
     "TABLE",
     "Call",
     "Row",
+    "Work",
     "attention",
     "contraction",
     "convolution",
@@ -36,4 +38,5 @@ __all__ = [
     "shape",
     "spectral",
     "unsupported",
+    "work_of",
 ]

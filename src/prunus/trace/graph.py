@@ -12,6 +12,7 @@ from torch import nn
 
 from prunus.axes import Atom, Axes, Axis, Product, Space, atoms
 from prunus.errors import InputError, suggest
+from prunus.operators import Work
 from prunus.running import Inputs
 from prunus.sizes import Equation, Sizes, solve
 from prunus.trace.explaining import explain, state, summary
@@ -49,14 +50,17 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One traced run: its inputs, the training mode it had, the record of every operator call in it, and what it
-    decided by values (see :class:`~prunus.trace.choices.Choices`).
+    """One traced run: its inputs, the training mode it had, the record of every operator call in it, what it decided by
+    values (see :class:`~prunus.trace.choices.Choices`), the arithmetic with the module that did it, and the axes and
+    bytes a value of every tensor that a module made.
     """
 
     inputs: Inputs
     training: bool
     records: Sequence[Record]
     choices: Sequence[Any] = ()
+    work: Sequence[tuple[str, Work]] = ()
+    made: Sequence[tuple[Axes, int]] = ()
 
 
 @dataclass(eq=False)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.axes import Axes, Space
 from prunus.errors import InputError, PrunusError
-from prunus.operators import Call, find, unsupported
+from prunus.operators import Call, Work, find, unsupported, work_of
 from prunus.trace.choices import Choices
 from prunus.trace.inference import infer
 from prunus.trace.standins import AXES, NAME, SHADOW, SHADOW_LIMIT, meta_like, set_mark, shadow_of
@@ -182,6 +182,8 @@ class AxisMode(RunMode):
         self.unsupported: dict[str, str] = {}
         self.reached: set[str] = set()
         self._constants: dict[int, tuple[Tensor, Axes]] = {}
+        self.work: list[tuple[str, Work]] = []
+        self.made: list[tuple[Axes, int]] = []
         self.on_call: Callable[[Call], None] | None = None
 
     def axes_of(self, tensor: Tensor) -> Axes:
@@ -214,9 +216,16 @@ class AxisMode(RunMode):
         for out, axes in zip(outputs, per_output, strict=True):
             self._check(func, out, axes)
             set_mark(out, AXES, axes)
+        work = work_of(call, per_output)
+        if work is not None:
+            self.work.append((self.modules[-1], work))
         if self.on_call is not None:
             self.on_call(call)
         return tuple(per_output)
+
+    def note_made(self, tensor: Tensor) -> None:
+        """A module made a tensor: remember its axes and the bytes of each value."""
+        self.made.append((self.axes_of(tensor), tensor.element_size()))
 
     def _check(self, func: OpOverload, out: Tensor, axes: Axes) -> None:
         sizes = tuple(axis.size for axis in axes)

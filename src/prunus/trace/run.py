@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prunus.axes import Axes, Space
 from prunus.caches import caches_forgotten
+from prunus.created import creations
 from prunus.errors import InputError, TraceError
 from prunus.running import Inputs, check_eager, each_input, mapped, outputs_in, states_in, tensors_in
 from prunus.sizes import Attribute, Ledger, solve
@@ -138,7 +139,7 @@ class _Tracer:
         if self.watch is not None:
             self.watch(mode, training)
         self.copy.train(training)
-        with traced_attributes(self.copy, self.ledger) as values:
+        with creations(self.copy, mode.note_made), traced_attributes(self.copy, self.ledger) as values:
             self.values = values
             outputs = run_under(self.copy, *inputs, mode, SizeMode(mode, self.ledger), self.space)
         for out in outputs_in(outputs):
@@ -146,7 +147,7 @@ class _Tracer:
                 self.space.freeze(axis, "a model output")
         for state in dict.fromkeys(states_in(outputs)):
             self.notes.append(f"the {state} among the outputs is the model's own state, and is cut with it")
-        return Run(inputs, training, mode.records, mode.choices.made)
+        return Run(inputs, training, mode.records, mode.choices.made, mode.work, mode.made)
 
     def _unreached(self) -> list[str]:
         reached = {name for mode in self.modes for name in mode.reached}
