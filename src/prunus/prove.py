@@ -192,7 +192,7 @@ def _learn(model: nn.Module, plan: Plan, inputs: Any, choices: Choices) -> tuple
             statistics=tuple(space.resolve(a) for a in call.statistics),
             sizes=tuple((name, at, space.resolve(a)) for name, at, a in call.sizes),
         )
-    return mode.learned, _keep_of_atoms(resolved, plan)
+    return mode.learned, keep_of_atoms(resolved, plan)
 
 
 class _LearnMode(AxisMode):
@@ -209,7 +209,7 @@ class _LearnMode(AxisMode):
         self.learned.append(_Learned(call.name, inputs, outputs, statistics, sizes, strides))
 
 
-def _keep_of_atoms(tensors: Mapping[str, Axes], plan: Plan) -> dict[Atom, Keep]:
+def keep_of_atoms(tensors: Mapping[str, Axes], plan: Plan) -> dict[Atom, Keep]:
     """An index of an atom stays if any position through it does; the plan must then say so everywhere."""
     found: dict[Atom, Any] = {}
     for name, axes in tensors.items():

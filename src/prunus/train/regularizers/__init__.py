@@ -9,6 +9,6 @@ from prunus.train.regularizers.growing import Growing
 from prunus.train.regularizers.hesso import HESSO
 from prunus.train.regularizers.lasso import GroupLasso
 from prunus.train.regularizers.norm import GroupNorm
-from prunus.train.regularizers.slimming import Slimming, by_scale
+from prunus.train.regularizers.slimming import Slimming
 
-__all__ = ["HESSO", "L0", "GroupLasso", "GroupNorm", "Growing", "Slimming", "by_scale"]
+__all__ = ["HESSO", "L0", "GroupLasso", "GroupNorm", "Growing", "Slimming"]

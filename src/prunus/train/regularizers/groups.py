@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from prunus.axes import Atom, Axis, Product, atoms
 from prunus.errors import InputError, NothingToPrune, PlanError
 from prunus.importance import score
+from prunus.matching import kept_atoms
 from prunus.plan import Plan
 from prunus.planning import holds, make_plan
-from prunus.selection import choose_indices, kept_atoms
+from prunus.selection import choose_indices
 from prunus.trace import Graph, Group
 
 _ATTEMPTS = 25

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prunus.errors import InputError
-from prunus.importance import Criterion
 from prunus.train.regularizers.groups import check_positive
 
 
@@ -18,7 +17,7 @@ class Slimming:
     """``loss + strength * sum |gamma|`` over all batch-norm scales: Liu et al., Network Slimming (ICCV 2017), eq. 1.
 
     The subgradient ``strength * sign(gamma)`` is added before each step. Afterwards prune by the scales:
-    ``prunus.prune(model, args, importance=by_scale(model), scope="global")``.
+    ``prunus.prune(model, args, importance="bn_scale", scope="global")``.
 
     Args:
         model: has batch norm with scales.
@@ -60,16 +59,3 @@ class Slimming:
 
     def load_state_dict(self, state: Any) -> None:
         """Nothing is remembered."""
-
-
-def by_scale(model: nn.Module) -> Criterion:
-    """The paper's criterion for :func:`prunus.plan`: the size of batch-norm scales, whatever else is in the group.
-
-    Groups without batch norm score zero everywhere, and go by position: name them in ``keep``.
-    """
-    scales = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-
-    def scale(name: str, weight: Tensor) -> Tensor:
-        return weight.detach().abs() if name in scales else torch.zeros_like(weight)
-
-    return scale
