@@ -600,7 +600,7 @@ def test_malformed_json(saved, monkeypatch):
     with pytest.raises(SaveError, match="isn't UTF-8 text"):
         load(saved, Net)
     path.write_text(text)
-    monkeypatch.setattr("prunus.deploy.folder.MAX_JSON_BYTES", 100)
+    monkeypatch.setattr("prunus.documents.MAX_BYTES", 100)
     with pytest.raises(SaveError, match="more than any plan needs"):
         load(saved, Net)
 

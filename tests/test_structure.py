@@ -13,7 +13,7 @@ SOURCE = Path(prunus.__file__).parent
 
 # Each layer may import itself and the layers above it in this list, no other.
 LAYERS = [
-    {"errors"},
+    {"errors", "documents"},
     {"running", "axes", "caches", "precision"},
     {"operators", "created"},
     {"sizes", "skip"},

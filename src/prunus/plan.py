@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from prunus import surgery
+from prunus import documents, surgery
 from prunus.errors import PlanError, suggest
 from prunus.foreign import NONE_FITS, guard
 from prunus.skip import Returns, check_returns
@@ -206,9 +207,14 @@ class Plan:
             PlanError: the text isn't JSON, is of an unknown schema, or holds anything that can't be a plan.
         """
         try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            document = documents.parse(text)
+        except ValueError as error:
             raise PlanError(f"the plan isn't valid JSON: {error}") from error
+        return cls.from_document(document)
+
+    @classmethod
+    def from_document(cls, document: Any) -> Plan:
+        """Read the parsed text of :meth:`to_json`; raises PlanError as :meth:`from_json` does."""
         if not isinstance(document, dict) or not _is_known(document.get("schema")):
             found = document.get("schema") if isinstance(document, dict) else None
             raise PlanError(f"the plan has schema {found!r}; this version of prunus reads schema 1 to {SCHEMA}.")
@@ -229,10 +235,7 @@ def _is_known(schema: Any) -> bool:
 
 def _read(document: dict[str, Any]) -> Plan:
     shapes = {str(name): tuple(_natural(n) for n in shape) for name, shape in document["shapes"].items()}
-    indices = [tuple(_natural(i) for i in row) for row in document["indices"]]
-    for row in indices:
-        if not row or any(b <= a for a, b in itertools.pairwise(row)):
-            raise ValueError("kept indices must be non-empty and ascending")
+    indices = [_ascending(row) for row in document["indices"]]
     kept: dict[str, dict[int, tuple[int, ...]]] = {}
     for name, cut in document["kept"].items():
         kept[name] = {}
@@ -253,6 +256,15 @@ def _read(document: dict[str, Any]) -> Plan:
     biases, wide = (_names(document.get(key, []), shapes) for key in ("biases", "spread"))
     dropped = {str(n): check_returns(r) for n, r in document.get("dropped", {}).items()}
     return Plan(shapes, kept, tuple(changes), how, biases, wide, dropped)
+
+
+def _ascending(row: Any) -> tuple[int, ...]:
+    """Kept indices; plans have millions, so they are looked at by what is written in C."""
+    if not isinstance(row, list) or set(map(type, row)) != {int} or row[0] < 0:
+        raise ValueError("kept indices must be non-empty lists of whole numbers")
+    if not all(map(operator.lt, row, itertools.islice(row, 1, None))):
+        raise ValueError("kept indices must be ascending")
+    return tuple(row)
 
 
 def _names(value: Any, shapes: Mapping[str, Any]) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import pickle
 import re
 import sys
 from functools import partial
@@ -16,6 +15,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from prunus.deploy.weights import read_state_dict
 from prunus.errors import InputError, suggest
 from prunus.masks.interop import plain_state_dict
 
@@ -154,24 +154,9 @@ def _called(factory: Any, spec: str) -> nn.Module:
 
 
 def _load(model: nn.Module, path: Path) -> None:
-    if not path.is_file():
-        raise InputError(f"there is no file {path}.")
+    state = read_state_dict(path)
     try:
-        model.load_state_dict(plain_state_dict(_state(path)))
+        model.load_state_dict(plain_state_dict(state))
     except (RuntimeError, TypeError, AttributeError) as error:
         words = " ".join(str(error).split())[:300]
         raise InputError(f"{path} doesn't fit {type(model).__name__}: {words}") from error
-
-
-def _state(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise InputError(
-            f"{path} can't be read as a state dict ({type(error).__name__}): save model.state_dict(), not the model."
-        ) from error

@@ -11,15 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from prunus import documents
 from prunus.errors import SaveError
 
 PLAN = "plan.json"
 WEIGHTS = "model.safetensors"
 EXTRAS = "extras.safetensors"
 FILES = (PLAN, WEIGHTS, EXTRAS)
-
-MAX_JSON_BYTES = 64 * 2**20
-"""A plan stores each index list once: that of a 70-billion-parameter model takes about 10 MB."""
 
 
 @contextmanager
@@ -101,12 +99,12 @@ def check_file(path: Path) -> int:
 
 
 def read_text(path: Path) -> str:
-    """The text of a JSON file of at most MAX_JSON_BYTES."""
-    size = check_file(path)
-    if size > MAX_JSON_BYTES:
-        raise SaveError(f"{path} has {size:,} bytes, more than any plan needs ({MAX_JSON_BYTES:,}): it isn't one.")
+    """The text of a JSON file of at most documents.MAX_BYTES."""
+    size, most = check_file(path), documents.MAX_BYTES
+    if size > most:
+        raise SaveError(f"{path} has {size:,} bytes, more than any plan needs ({most:,}): it isn't one.")
     with path.open("rb") as file:
-        data = file.read(MAX_JSON_BYTES)
+        data = file.read(most)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

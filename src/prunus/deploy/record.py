@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
+from prunus import documents
 from prunus.errors import InputError, PlanError, SaveError
 from prunus.plan import Plan
 
@@ -71,8 +72,8 @@ class Record:
             SaveError: not JSON, another schema, or anything of the wrong type.
         """
         try:
-            document = json.loads(text, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
+            document = documents.parse(text, constants=False)
+        except ValueError as error:
             raise SaveError(f"{where} isn't valid JSON ({error}): it is damaged; save the model again.") from error
         if not isinstance(document, dict):
             raise SaveError(f"{where} isn't a JSON object: it is damaged; save the model again.")
@@ -92,7 +93,7 @@ class Record:
 
 def _fields(document: dict[str, Any]) -> dict[str, Any]:
     try:
-        plan = Plan.from_json(json.dumps(document["plan"]))
+        plan = Plan.from_document(document["plan"])
     except (PlanError, RecursionError) as error:
         raise ValueError(error) from error
     return {
@@ -107,10 +108,6 @@ def _fields(document: dict[str, Any]) -> dict[str, Any]:
         "written_by": _values(str, document, "written_by"),
         "metrics": _as(dict, document, "metrics"),
     }
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON value")
 
 
 def _as(kind: type, document: dict[str, Any], key: str) -> Any:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus import documents
 from prunus.deploy import tensors as storage
 from prunus.deploy.filling import fill, left_on_meta
-from prunus.deploy.folder import EXTRAS, MAX_JSON_BYTES, PLAN, WEIGHTS, check_file, read_text, replacing, sha256
+from prunus.deploy.folder import EXTRAS, PLAN, WEIGHTS, check_file, read_text, replacing, sha256
 from prunus.deploy.record import Record
 from prunus.errors import InputError, PlanError, SaveError
 from prunus.plan import Plan
@@ -70,10 +71,10 @@ def save(
                 files[file] = ((new / file).stat().st_size, sha256(new / file))
         record = Record(plan, files, packed.aliases, packed.orders, metrics=metrics or {}, **record_of)
         text = record.to_json()
-        if len(text) > MAX_JSON_BYTES:
-            raise SaveError(
-                f"the plan takes {len(text):,} bytes of JSON, more than the {MAX_JSON_BYTES:,} that load reads."
-            )
+        try:
+            documents.check_bounds(text)
+        except ValueError as error:
+            raise SaveError(f"load wouldn't read this plan back: {error}. Fewer metrics, or a coarser cut?") from error
         (new / PLAN).write_text(text, encoding="utf-8")
     return Path(folder)
 

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prunus.deploy import tensors as storage
+from prunus.deploy.folder import check_file
 from prunus.errors import SaveError
 from prunus.masks.bits import pack_bits, unpack_bits
 from prunus.masks.interop import plain_state_dict
@@ -79,13 +80,19 @@ def save_sparse(model: nn.Module | Mapping[str, Tensor], path: str | PathLike[st
     return path
 
 
-def load_sparse(path: str | PathLike[str]) -> dict[str, Tensor]:
+def load_sparse(path: str | PathLike[str], *, max_bytes: int | None = None) -> dict[str, Tensor]:
     """The state dict that :func:`save_sparse` saved, on the CPU: ``model.load_state_dict(prunus.load_sparse(path))``.
 
+    Args:
+        path: the file.
+        max_bytes: the most that the sparse tensors may take; by default 64 MiB and a thousand times the file's size,
+            so that no file inflates without end.
+
     Raises:
-        SaveError: the file is missing, damaged, or not of this kind.
+        SaveError: the file is missing, damaged, or not of this kind, or its tensors would take more.
     """
     path = Path(path)
+    limit = max_bytes or 2**26 + 1000 * check_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get(_KEY, "null"))
@@ -95,7 +102,9 @@ def load_sparse(path: str | PathLike[str]) -> dict[str, Tensor]:
     if not isinstance(about, dict) or about.get("version") != 1:
         raise SaveError(f"{path} wasn't written by save_sparse of this version; plain safetensors load elsewhere.")
     try:
-        state.update({name: _decode(name, _Entry(*entry), state[name]) for name, entry in about["sparse"].items()})
+        entries = {name: _Entry(*entry) for name, entry in about["sparse"].items()}
+        _check_total(path, entries, limit)
+        state.update({name: _decode(name, entry, state[name]) for name, entry in entries.items()})
         for name, order in about["orders"].items():
             state[name] = storage.in_order(state[name], tuple(order))
         state.update({name: state[source] for name, source in about["aliases"].items()})
@@ -118,6 +127,15 @@ def _encode(tensor: Tensor) -> tuple[_Entry, Tensor]:
     dtype = str(tensor.dtype).removeprefix("torch.")
     entry = _Entry(list(tensor.shape), dtype, len(values), [len(part) for part in parts])
     return entry, _bytes(b"".join(parts))
+
+
+def _check_total(path: Path, entries: Mapping[str, _Entry], limit: int) -> None:
+    total = sum(math.prod(e.shape) * torch.empty((), dtype=_DTYPES[e.dtype]).element_size() for e in entries.values())
+    if total > limit:
+        raise SaveError(
+            f"{path} would take {total:,} bytes, more than the {limit:,} that a file of its size may: if you trust it, "
+            "pass max_bytes=."
+        )
 
 
 def _decode(name: str, entry: _Entry, stored: Tensor) -> Tensor:
