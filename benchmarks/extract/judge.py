@@ -1,0 +1,123 @@
+"""Judge an extraction by value, apart from what prunus says of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import prunus
+from benchmarks.extract.models import make
+from prunus.prove import DoubleMode
+from prunus.running import outputs_in
+
+DOUBLE, SINGLE = 1e-9, 2e-6
+"""What the errors in fp64 and fp32 must not exceed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One model at one share of masked units.
+
+    Attributes:
+        before, after: parameters.
+        double, single: ``max|small - masked| / max|masked|`` in fp64 and fp32, on an input that prunus hasn't seen.
+        rounding: the same for the masked model in fp32 against itself in fp64: what fp32 costs anyway.
+        checks: on how many kinds of inputs prunus compared.
+        seconds: processor time of the extraction.
+        why: what went wrong, if anything did.
+    """
+
+    name: str
+    amount: float
+    before: int = 0
+    after: int = 0
+    double: float = float("inf")
+    single: float = float("inf")
+    rounding: float = float("inf")
+    checks: int = 0
+    seconds: float = 0.0
+    why: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.double <= DOUBLE and self.single <= max(SINGLE, self.rounding) and self.after < self.before
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    def __str__(self) -> str:
+        told = self.why or f"{self.before:,} -> {self.after:,}, {self.double:.1e}, {self.single:.1e} in fp32"
+        return f"{'ok ' if self.ok else 'BAD'} {self.name} {self.amount:.0%}: {told} ({self.seconds:.1f} s)"
+
+
+def judge_apart(name: str, amount: float) -> Outcome:
+    """``judge`` in a process of its own: what it takes is given back, and a crash stays there."""
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        try:
+            return pool.submit(judge, name, amount).result()
+        except BrokenProcessPool:
+            return Outcome(name, amount, why="the process died: out of memory?")
+
+
+def judge(name: str, amount: float) -> Outcome:
+    torch.set_num_threads(1)
+    masked, inputs = make(name, amount)
+    masked, inputs = masked.double(), as_type(inputs, torch.float64)
+    start = time.process_time()
+    try:
+        small = prunus.extract(masked, (), inputs)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the result
+        return Outcome(name, amount, why=f"{type(error).__name__}: {str(error)[:200]}")
+    seconds = time.process_time() - start
+    other = unseen(inputs)
+    whole = outputs(masked, other)
+    double = worst(whole, outputs(small, other))
+    other = as_type(other, torch.float32)
+    rounded = outputs(masked.float(), other)
+    single = worst(rounded, outputs(small.float(), other))
+    before, after = (sum(p.numel() for p in m.parameters()) for m in (masked, small))
+    checks = len(small.__dict__["prunus_extraction"].checks)
+    return Outcome(name, amount, before, after, double, single, worst(whole, rounded), checks, seconds)
+
+
+def unseen(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Two other images, or the words backwards."""
+    draw = torch.Generator().manual_seed(9)
+
+    def other(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if value.is_floating_point():
+            return torch.randn(2, *value.shape[1:], generator=draw, dtype=value.dtype)
+        return value.flip(1)
+
+    return {name: other(value) for name, value in inputs.items()}
+
+
+def as_type(inputs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    return {n: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for n, v in inputs.items()}
+
+
+def outputs(model: nn.Module, inputs: Mapping[str, Any]) -> list[Tensor]:
+    """In fp64 without casts to less, if the model is in fp64."""
+    with torch.no_grad():
+        if next(model.parameters()).dtype == torch.float64:
+            with DoubleMode():
+                return outputs_in(model(**inputs))
+        return outputs_in(model(**inputs))
+
+
+def worst(expected: list[Tensor], found: list[Tensor]) -> float:
+    """The largest over all outputs; infinite for other shapes."""
+    if [t.shape for t in expected] != [t.shape for t in found]:
+        return float("inf")
+    return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(expected, found, strict=True))
