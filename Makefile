@@ -58,8 +58,9 @@ accuracy: bench-data .bench-peers/torch_pruning
 	PYTHONPATH=.bench-peers $(PY) -m benchmarks.accuracy --write docs/accuracy.md
 
 bench-extract: .venv/.ready
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-peers torch-simplify==1.1.4
-	PYTHONPATH=.bench-peers $(PY) -m benchmarks.extract
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-peers torch-simplify==1.1.4 \
+		nni==3.0 cloudpickle json_tricks nvidia-ml-py schema typeguard==2.13.3
+	PYTHONPATH=.bench-peers $(PY) -m benchmarks.extract --results extract-results.jsonl --write docs/extract.md
 
 clean:
 	rm -rf .venv demo-out build dist

@@ -2,8 +2,8 @@
 
     python -m benchmarks.extract [NAME ...] [--results FILE] [--write docs/extract.md] [--up-to N]
 
-With ``--results`` every outcome is appended to a JSON-lines file, and what is there isn't done again. ``--up-to`` leaves
-out models of more parameters: extraction takes about 60 bytes of memory for each in fp64. ``make bench-extract``
+With ``--results`` every outcome is appended to a JSON-lines file, and what is there isn't done again. ``--up-to``
+leaves out models of more parameters: extraction takes about 60 bytes of memory for each in fp64. ``make bench-extract``
 installs the peers into .bench-peers, for this only.
 """
 
@@ -33,29 +33,29 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     done = read(options.results)
-    for kind, key, work in jobs(options.names, options.up_to, options.only):
-        if (kind, *key) in done:
+    for key, work in jobs(options.names, options.up_to, options.only):
+        if key in done:
             continue
-        outcome = done[kind, *key] = work(*key)
+        outcome = done[key] = work(*key[1:])
         print(outcome, flush=True)
         if options.results:
             with options.results.open("a") as file:
-                file.write(json.dumps({"kind": kind, **json.loads(outcome.to_json())}) + "\n")
+                file.write(json.dumps({"kind": key[0], **json.loads(outcome.to_json())}) + "\n")
     exact = [o for o in done.values() if isinstance(o, Outcome)]
     print(f"{sum(o.ok for o in exact)} of {len(exact)} exact and smaller")
     if options.write:
         options.write.write_text(page.page(list(done.values())), encoding="utf-8")
 
 
-def jobs(names: list[str], most: float, only: str | None) -> Iterator[tuple[str, tuple[Any, Any], Callable[..., Any]]]:
-    """(kind, what to judge, how), the smallest models first."""
+def jobs(names: list[str], most: float, only: str | None) -> Iterator[tuple[tuple[str, str, Any], Callable[..., Any]]]:
+    """What to judge, and how; the smallest models first."""
     if only != "exact" and not names:
         for name in routes.MODELS:
-            yield from (("route", (name, route), routes.judge_apart) for route in routes.ROUTES)
+            yield from ((("route", name, route), routes.judge_apart) for route in routes.ROUTES)
     if only != "routes":
         sizes = {name: models.parameters(name) for name in names or models.names()}
         for name in sorted((n for n in sizes if sizes[n] <= most), key=sizes.__getitem__):
-            yield from (("exact", (name, amount), judge_apart) for amount in models.AMOUNTS)
+            yield from ((("exact", name, amount), judge_apart) for amount in models.AMOUNTS)
 
 
 def read(path: Path | None) -> dict[tuple[Any, ...], Outcome | routes.Route]:

@@ -130,7 +130,7 @@ class Recurrent(nn.Module):
 
 
 def _mask_lstm(model: nn.Module, amount: float) -> None:
-    """Rows of the linear layers; of the LSTM's units half of those that go are never read, half never move from zero."""
+    """Rows of the linear layers; of the LSTM's units that go half are never read, half never move from zero."""
     zero_rows(model.get_submodule("inner"), amount)
     zero_rows(model.get_submodule("hidden"), amount)
     readers = {0: ("lstm.weight_hh_l0", "lstm.weight_ih_l1"), 1: ("lstm.weight_hh_l1", "hidden.weight")}

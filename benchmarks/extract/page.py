@@ -16,17 +16,17 @@ Written by `make bench-extract`. Error is `max|small - masked| / max|masked|` on
 
 {{summary}}
 
-Random weights, random biases, random batch norms. Of torchvision's models the given share of the filters (rows) of every
-convolution and linear layer but the last is masked by L1; of the transformers, feed-forward neurons and the values of whole
-heads; of the LSTM, units that nothing reads or that stay at zero. "Left" are parameters. The bounds are {DOUBLE:g} in fp64 and
-{SINGLE:g} in fp32; "fp32 itself" is what the masked model's own rounding costs, fp32 against fp64.
+Random weights, random biases, random batch norms. Of torchvision's models the given share of the filters (rows) of
+every convolution and linear layer but the last is masked by L1; of the transformers, feed-forward neurons and the
+values of whole heads; of the LSTM, units that nothing reads or that stay at zero. "Left" are parameters. The bounds are
+{DOUBLE:g} in fp64 and {SINGLE:g} in fp32; "fp32 itself" is what the masked model's own rounding costs, fp32 against fp64.
 """
 
 ROUTE_HEAD = f"""## The same masks by other routes
 
-Half of the filters of every convolution, 224², fp32; "elsewhere" is an image of {OTHER}². NNI's own tracer doesn't run on
-today's torch, so it is given a graph of `torch.fx`; it is exact only where no dead filter emits anything, which the rows "no
-shifts" have (biases, shifts and running means zero). "Dropping" is `mode="drop"`, before any fine-tuning.
+Half of the filters of every convolution, 224², fp32; "elsewhere" is an image of {OTHER}². NNI's own tracer doesn't run
+on today's torch, so it is given a graph of `torch.fx`; it is exact only where no dead filter emits anything, which the
+rows "no shifts" have (biases, shifts and running means zero). "Dropping" is `mode="drop"`, before any fine-tuning.
 """
 
 

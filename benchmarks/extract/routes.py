@@ -1,10 +1,10 @@
 """What each route from masks to a small network makes of the same masks, on inputs of two sizes.
 
-Half of the filters of every convolution are masked by L1. torch-simplify 1.1.4 runs as by default (``fuse_bn=True``) and
-in its exact mode. NNI 3.0's own tracer doesn't run on today's torch: it is given a graph of ``torch.fx``; it takes for
-dead what doesn't vary in a sample, so it is exact only where nothing dead emits anything: those rows have "no shifts"
-(biases, shifts and running means zero), as a network has before training. "Dropping" is ``prunus.extract(mode="drop")``:
-what cutting dead filters without looking comes to.
+Half of the filters of every convolution are masked by L1. torch-simplify 1.1.4 runs as by default (``fuse_bn=True``)
+and in its exact mode. NNI 3.0's own tracer doesn't run on today's torch: it is given a graph of ``torch.fx``; it takes
+for dead what doesn't vary in a sample, so it is exact only where nothing dead emits anything: those rows have "no
+shifts" (biases, shifts and running means zero), as a network has before training. "Dropping" is ``mode="drop"`` of
+``prunus.extract``: what cutting dead filters without looking comes to.
 """
 
 from __future__ import annotations

@@ -95,7 +95,8 @@ def extract(
         InputError: an unknown mode, or a model without values or that can't be copied.
         TraceError: ``forward`` raised on the example inputs.
         NothingToPrune: no unit is dead; the message has the figures.
-        PlanError: the small model isn't exact: a bug of prunus, nothing is returned.
+        PlanError: the small model isn't exact; nothing is returned. A bug of prunus, or an example that doesn't show
+            all that ``forward`` does.
     """
     if mode not in MODES:
         raise InputError(f"mode must be 'exact' or 'drop', not {mode!r}.")
@@ -113,12 +114,19 @@ def extract(
     small = plan.apply(_changed(plain, change))
     report = _report(mode, plain, small, plan, change, units, checks)
     if mode == "exact" and not report.max_rel_error <= TOLERANCE:
-        raise PlanError(
-            f"the small {type(model).__name__} isn't exact ({report}). This is a bug of prunus: nothing is returned; "
-            "please report the model."
-        )
+        raise PlanError(_why_inexact(type(model).__name__, report))
     small.__dict__["prunus_extraction"] = report
     return small
+
+
+def _why_inexact(name: str, report: Extraction) -> str:
+    if report.checks[0].error <= TOLERANCE:  # what forward does depends on the size
+        return (
+            f"the small {name} is exact on the example, but not on other inputs ({report}): the example doesn't show "
+            "all that forward does (a sequence of one step, say). Nothing is returned; give a longer example, or several "
+            "as prunus.Examples."
+        )
+    return f"the small {name} isn't exact ({report}). This is a bug of prunus: nothing is returned; please report the model."
 
 
 def _decide(model: nn.Module, inputs: list[Inputs], drop: bool) -> tuple[Plan, Changes, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from prunus.extraction.interpret import Interpretation
 from prunus.extraction.liveness import Liveness
 from prunus.extraction.sinks import Sink, as_kernel
 
+RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
 LAYERS = (
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
     *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
@@ -35,16 +37,18 @@ class Way:
 
 def ways(found: Interpretation) -> list[Way]:
     """One per sink."""
-    return [_way(found, sink) for sink in found.sinks]
+    times = Counter((s.weight, s.layout, s.border, s.bias) for s in found.sinks)
+    return [_way(found, s, times[s.weight, s.layout, s.border, s.bias]) for s in found.sinks]
 
 
-def _way(found: Interpretation, sink: Sink) -> Way:
-    if sink.weight is None or found.uses[sink.weight] != 1:
+def _way(found: Interpretation, sink: Sink, times: int) -> Way:
+    """How the constants of a layer that runs so many times can be carried."""
+    if sink.weight is None or found.uses[sink.weight] != times:
         return Way()
     if not sink.border:
-        if sink.bias is not None and found.uses[sink.bias] == 1:
+        if sink.bias is not None and found.uses[sink.bias] == times:
             return Way("bias", sink.bias)
-        own = _own_bias(found, sink)
+        own = _own_bias(found, sink, times)
         if own is not None:
             return own
     return Way("channel")
@@ -57,14 +61,23 @@ def layer_of(model: nn.Module, sink: Sink) -> nn.Module | None:
     return module if type(module) in LAYERS and sink.weight == weight else None
 
 
-def _own_bias(found: Interpretation, sink: Sink) -> Way | None:
-    layer = layer_of(found.graph.skeleton, sink)
+def _own_bias(found: Interpretation, sink: Sink, times: int) -> Way | None:
+    layer, name = layer_of(found.graph.skeleton, sink), f"{sink.module}.bias" if sink.module else "bias"
     if layer is None:
-        return None
-    name = f"{sink.module}.bias" if sink.module else "bias"
+        return _recurrent_bias(found, sink, times)
     if layer._parameters.get("bias") is None:
         return Way("bias", name, True) if sink.layout != "transposed" else None
-    return Way("bias", name) if found.uses[name] == 1 else None
+    return Way("bias", name) if found.uses[name] == times else None
+
+
+def _recurrent_bias(found: Interpretation, sink: Sink, times: int) -> Way | None:
+    """``bias_ih_l0`` is added to what ``weight_ih_l0`` gives, and nothing else is."""
+    module, (path, _, own) = found.graph.skeleton.get_submodule(sink.module), (sink.weight or "").rpartition(".")
+    name = own.replace("weight", "bias")
+    if type(module) not in RECURRENT or path != sink.module or module._parameters.get(name) is None:
+        return None
+    name = f"{path}.{name}" if path else name
+    return Way("bias", name) if found.uses[name] == times else None
 
 
 @dataclass
@@ -87,12 +100,14 @@ class Changes:
 def changes(found: Interpretation, live: Liveness, how: Sequence[Way]) -> Changes:
     """Carry every constant that is gone and read by a kept result."""
     result = Changes(own=frozenset(s.module for s in found.sinks if layer_of(found.graph.skeleton, s) is not None))
+    carried: set[str | None] = set()
     for sink, way in zip(found.sinks, how, strict=True):
         outputs = None if sink.outputs is None else live.kept(sink.outputs)
         kept = live.kept(sink.inputs)
         lost = ~kept & sink.reads(outputs) & sink.same & (sink.value != 0)
-        if live.drop or not bool(lost.any()):
+        if live.drop or sink.weight in carried or not bool(lost.any()):
             continue
+        carried.add(sink.weight)
         if way.how == "bias":
             _into_bias(result, sink, way, lost)
         else:

@@ -24,6 +24,10 @@ from prunus.trace.standins import NAME, set_mark
 _KNOWN = "_prunus_known"
 _ORIGIN = "_prunus_origin"
 _SAME = ("detach", "alias")
+_REPEATED = ("expand", "view", "_unsafe_view", "unsqueeze")
+
+Place = tuple[torch.Size, tuple[int, ...], int, torch.dtype]
+"""Where in its storage a tensor's elements lie."""
 
 
 @dataclass(eq=False)
@@ -57,6 +61,7 @@ def interpret(model: nn.Module, inputs: list[Inputs]) -> Interpretation:
     sinks = [sink for watcher in watchers for sink in watcher.sinks]
     for sink in sinks:
         sink.resolve(graph.space)
+    _agree_on_constants(sinks)
     _freeze_unadded(graph, sinks)
     held = [graph.space.resolve(axis) for watcher in watchers for axis in watcher.held]
     return Interpretation(graph, sinks, held, sum((watcher.uses for watcher in watchers), Counter()))
@@ -75,6 +80,19 @@ def _freeze_unadded(graph: Graph, sinks: list[Sink]) -> None:
     graph.freeze([g.atom for g in graph.free if g.atom not in added], "nothing adds over it in this run")
 
 
+def _agree_on_constants(sinks: list[Sink]) -> None:
+    """A layer that runs several times has one bias: a constant is one for it only if it's the same each time."""
+    by: dict[str, list[Sink]] = {}
+    for sink in sinks:
+        if sink.weight is not None:
+            by.setdefault(sink.weight, []).append(sink)
+    for first, *others in by.values():
+        for sink in others:
+            first.same = first.same & sink.same & (first.value == sink.value)
+        for sink in others:
+            sink.same = first.same
+
+
 class _Watcher:
     """Sees every call of a run; keeps what is known on the tensors themselves."""
 
@@ -84,17 +102,18 @@ class _Watcher:
         self.held: list[Axis] = []
         self.uses: Counter[str] = Counter()
         self._clock = itertools.count(1)
-        self._written: dict[int, int] = {}
+        self._written: dict[int, dict[Place, int]] = {}
 
     def look(self, tensor: Tensor) -> Known | None:
         """What is known of a tensor now; what was written to its memory by another way in is forgotten."""
-        written = self._written.get(tensor.untyped_storage().data_ptr(), 0)
-        mark = tensor.__dict__.get(_KNOWN)
-        if mark is not None:
-            return mark[0] if mark[1] >= written else None
-        if NAME in tensor.__dict__ and not written:
+        found, since = tensor.__dict__.get(_KNOWN, (None, 0))
+        for place, when in self._written.get(tensor.untyped_storage().data_ptr(), {}).items():
+            if when > since and _overlap(tensor, place):
+                return None
+        if since == 0 and NAME in tensor.__dict__:
             return Known(tensor.detach(), torch.ones((), dtype=torch.bool).expand(tensor.shape), True)
-        return None
+        known: Known | None = found
+        return known
 
     def origin(self, tensor: Tensor) -> tuple[str, bool] | None:
         """The parameter that a tensor is a view of, and whether it is transposed."""
@@ -113,7 +132,7 @@ class _Watcher:
         result = [None] * len(call.outputs) if lost else passed(call, self.look)
         now = next(self._clock)
         for tensor in changed:
-            self._written[tensor.untyped_storage().data_ptr()] = now
+            self._written.setdefault(tensor.untyped_storage().data_ptr(), {})[_place(tensor)] = now
         for out, each in zip(call.outputs, result, strict=True):
             set_mark(out, _KNOWN, (each, now))
 
@@ -123,7 +142,7 @@ class _Watcher:
             if source is None:
                 continue
             turned = _is_turned(call)
-            if turned or call.name in _SAME:
+            if turned or call.name in _SAME or _is_repeated(call):
                 set_mark(call.outputs[0], _ORIGIN, (source[0], source[1] != turned))
             else:
                 self.uses[source[0]] += 1
@@ -136,6 +155,29 @@ def _is_turned(call: Call) -> bool:
     if call.name == "transpose":
         return bool((call.arg("dim0") - call.arg("dim1")) % 2)
     return call.name == "t" or (call.name == "permute" and [d % 2 for d in call.arg("dims")] == [1, 0])
+
+
+def _is_repeated(call: Call) -> bool:
+    """Whether the call lays a matrix, in memory once, along new dimensions in front: a matmul of batches does."""
+    if call.name not in _REPEATED:
+        return False
+    x, out = call.args[0], call.outputs[0]
+    leading = zip(out.shape[:-2], out.stride()[:-2], strict=True)
+    return x.dim() >= 2 and out.shape[-2:] == x.shape[-2:] and all(n == 1 or step == 0 for n, step in leading)
+
+
+def _place(tensor: Tensor) -> Place:
+    return tensor.shape, tensor.stride(), int(tensor.storage_offset()), tensor.dtype
+
+
+def _overlap(tensor: Tensor, place: Place) -> bool:
+    """Whether a tensor has an element in common with another one in the same storage."""
+    size, stride, offset, dtype = place
+    if dtype != tensor.dtype:
+        return True
+    touched = torch.zeros(tensor.untyped_storage().nbytes() // tensor.element_size(), dtype=torch.bool)
+    touched.as_strided(size, stride, offset).fill_(True)
+    return bool(touched.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).any())
 
 
 def _changed(call: Call) -> list[Tensor]:

@@ -127,13 +127,16 @@ def _prelu(call: Call, look: Look) -> Found:
 # -- rearrangements ------------------------------------------------------------------------------------------------
 
 _RESHAPES = ("view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten")
+_TURNED = ("transpose_", "t_", "squeeze_", "unsqueeze_")
+"""In place, but no value is written."""
 
 
 def shape(call: Call, look: Look) -> list[Found] | None:
     """The same rearrangement of the constants and of the flags that say where they are."""
     tensors = list(call.tensors())
     found = {id(t): look(t) for t in tensors}
-    if all(k is None for k in found.values()) or call.func._schema.is_mutable or "strided" in call.name:
+    writes = call.func._schema.is_mutable and call.name not in _TURNED
+    if all(k is None for k in found.values()) or writes or "strided" in call.name:
         return None
     values = {i: k.value if k is not None else None for i, k in found.items()}
     flags = {i: k.where if k is not None else None for i, k in found.items()}
@@ -148,7 +151,7 @@ def _rearranged(call: Call, stand_in: Callable[[Tensor], Tensor]) -> list[Tensor
         if call.arg("dtype") is not None:
             return [torch.zeros(call.outputs[0].shape, dtype=torch.bool)]
         return [stand_in(call.args[0]).reshape(call.outputs[0].shape)]
-    result = _run(call, stand_in)
+    result = _run(call, lambda t: stand_in(t).detach())  # an object of its own, which may be turned in place
     return [result] if isinstance(result, Tensor) else list(result)
 
 

@@ -142,8 +142,9 @@ def _contracted(call: Call, look: Look, origin: Origin, module: str) -> list[Sin
     inputs, size = call.axes_of(a)[-1], a.shape[-1]
     same, value = along(look(a), a.dim() - 1, size)
     weights = look(b)
+    repeated = b.dim() > 2 and origin(b) is not None
     if (
-        b.dim() > 2
+        (b.dim() > 2 and not repeated)
         or weights is None
         or not weights.whole
         or (added and (call.arg("alpha"), call.arg("beta")) != (1, 1))
@@ -153,7 +154,7 @@ def _contracted(call: Call, look: Look, origin: Origin, module: str) -> list[Sin
     straight, turned = _named(b, origin, False), _named(b, origin, True)
     shift = _named(call.args[0], origin, False) if added and call.args[0].dim() == 1 else None
     outputs = call.axes_of(call.outputs[0])[-1]
-    kernel = as_kernel(b.detach(), "matrix", 1)
+    kernel = as_kernel(b.detach()[(0,) * (b.dim() - 2)], "matrix", 1)
     layout = "linear" if turned else "matrix"
     return [Sink(module, inputs, outputs, kernel, None, same, value, False, turned or straight, layout, shift)]
 
