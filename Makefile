@@ -3,7 +3,7 @@ PY := .venv/bin/python
 PYTHON ?= python3
 export MPLBACKEND := Agg
 
-.PHONY: bench-extract demo test lint format zoo bench bench-data sparsity clean
+.PHONY: accuracy bench-extract docs notebooks demo test lint format zoo bench bench-data sparsity clean
 .DEFAULT_GOAL := help
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo "make test   linters, types and all tests"
 	@echo "make zoo    the whole model zoo (slow)"
 	@echo "make bench  speed of the analysis, beside Torch-Pruning (installed only for it)"
+	@echo "make docs   the documentation as a site, in site/; make notebooks runs the tutorial as notebooks"
 	@echo "make sparsity  accuracy against sparsity for every criterion, written to docs/sparsity.md"
 
 # The stamp is older than pyproject.toml only if the dependencies may have changed.
@@ -61,6 +62,17 @@ bench-extract: .venv/.ready
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-peers torch-simplify==1.1.4 \
 		nni==3.0 cloudpickle json_tricks nvidia-ml-py schema typeguard==2.13.3
 	PYTHONPATH=.bench-peers $(PY) -m benchmarks.extract --results extract-results.jsonl --write docs/extract.md
+
+.venv/.docs: .venv/.ready
+	.venv/bin/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
+
+notebooks: .venv/.docs
+	$(PY) examples/notebook.py docs/tutorial.md docs/notebooks/tutorial.ipynb
+	$(PY) examples/notebook.py docs/tutorial.zh-CN.md docs/notebooks/tutorial.zh-CN.ipynb
 
 clean:
 	rm -rf .venv demo-out build dist

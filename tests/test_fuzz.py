@@ -162,10 +162,9 @@ class Random(nn.Module):
 GROWTH = [name.removeprefix("grow_") for name in vars(Random) if name.startswith("grow_")]
 
 
-def fuzz(seed: int) -> bool:
-    """Whether anything was cut from the network of that seed; a wrong result raises."""
-    torch.manual_seed(seed)
-    model, x = Random(seed).eval(), torch.randn(2, 3, 6, 6)
+def fuzz_model(model: nn.Module, x: Tensor, seed: int) -> bool:
+    """Whether anything was cut from the network; a wrong result raises."""
+    model.eval()
     assert torch.isfinite(model(x)).all()
     randomize(model)
     ratio = random.Random(seed).choice([0.2, 0.5, 0.8])
@@ -177,6 +176,11 @@ def fuzz(seed: int) -> bool:
     proof = prunus.prove(model, small, plan, x)
     assert proof.ok or proof.vacuous, (seed, str(proof), plan.explain())
     return True
+
+
+def fuzz(seed: int) -> bool:
+    torch.manual_seed(seed)
+    return fuzz_model(Random(seed).eval(), torch.randn(2, 3, 6, 6), seed)
 
 
 @pytest.mark.parametrize("start", range(0, COUNT, 10))
