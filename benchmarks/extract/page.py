@@ -18,9 +18,8 @@ Written by `make bench-extract`. Error is `max|small - masked| / max|masked|` on
 
 Random weights, random biases, random batch norms. Of torchvision's models the given share of the filters (rows) of
 every convolution and linear layer but the last is masked by L1; of the transformers, feed-forward neurons and the
-values of whole heads; of the LSTM, units that nothing reads or that stay at zero. "Left" are parameters. The bounds
-are {DOUBLE:g} in fp64 and {SINGLE:g} in fp32; "fp32 itself" is what the masked model's own rounding costs, fp32 against
-fp64.
+values of whole heads; of the LSTM, units that nothing reads or that stay at zero. "Left" are parameters. The bounds are
+{DOUBLE:g} in fp64 and {SINGLE:g} in fp32; "fp32 itself" is what the masked model's own rounding costs, against fp64.
 """
 
 ROUTE_HEAD = f"""## The same masks by other routes

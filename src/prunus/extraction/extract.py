@@ -120,16 +120,13 @@ def extract(
 
 
 def _why_inexact(name: str, report: Extraction) -> str:
-    if report.checks[0].error <= TOLERANCE:  # what forward does depends on the size
+    words = f"the small {name} isn't exact ({report}). Nothing is returned"
+    if report.checks[0].error <= TOLERANCE:  # what forward does depends on the size of its input
         return (
-            f"the small {name} is exact on the example, but not on other inputs ({report}): the example doesn't show "
-            "all that forward does (a sequence of one step, say). Nothing is returned; give a longer example, or "
-            "several as prunus.Examples."
+            f"{words}: it is right on the example, but that doesn't show all that forward does (a sequence of one "
+            "step, say). Give a longer example, or several as prunus.Examples."
         )
-    return (
-        f"the small {name} isn't exact ({report}). This is a bug of prunus: nothing is returned; please report the "
-        "model."
-    )
+    return f"{words}. This is a bug of prunus; please report the model."
 
 
 def _decide(model: nn.Module, inputs: list[Inputs], drop: bool) -> tuple[Plan, Changes, int]:
