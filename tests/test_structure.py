@@ -30,6 +30,7 @@ LAYERS = [
     {"sensitivity"},
     {"train", "masks"},
     {"deploy"},
+    {"blockwise"},
     {"demo"},
     {"cli"},
 ]

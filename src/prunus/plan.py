@@ -67,11 +67,11 @@ class Plan:
         before = model.__dict__.get("prunus_plan")
         small.__dict__["prunus_plan"] = before.then(self) if isinstance(before, Plan) else self
         changed = self.dropped or self.biases or self.spread
-        guard(small, f"{NONE_FITS}: layers are added or removed as a whole" if changed else self._config)
+        guard(small, f"{NONE_FITS}: layers are added or removed as a whole" if changed else self.config_verdict)
         return small
 
     @property
-    def _config(self) -> str | None:
+    def config_verdict(self) -> str | None:
         """What the last step says of the config, if it knows."""
         steps = _steps(self.how)
         verdict = steps[-1].get("config") if steps and isinstance(steps[-1], dict) else None
@@ -173,7 +173,7 @@ class Plan:
         width = max((len(name) for name in self.kept), default=0)
         for name in self.kept:
             lines.append(f"{name:<{width}}  {list(self.shapes[name])} -> {list(self.shape_after(name))}")
-        lines += ["", self._config] if self._config else []
+        lines += ["", self.config_verdict] if self.config_verdict else []
         return "\n".join([*lines, *(["", *map(str, self.attributes)] if self.attributes else [])])
 
     def __str__(self) -> str:

@@ -1,6 +1,7 @@
 """Mend a cut without training: what remains of each layer is solved against what the original computed."""
 
-from prunus.compensation.mending import Compensation, Mended, compensate
+from prunus.compensation.mending import Compensation, compensate
 from prunus.compensation.normalization import recalibrate
+from prunus.compensation.waves import Mended
 
 __all__ = ["Compensation", "Mended", "compensate", "recalibrate"]

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from prunus.contractions import Contraction, Fit, Moments, Watch, names, positions
+from prunus.compensation.waves import METHODS, Mended, Wave
+from prunus.contractions import Contraction, Watch, names
 from prunus.errors import InputError, suggest
 from prunus.plan import Plan
 from prunus.running import Batches, call, no_fast_path, undisturbed
 from prunus.surgery import named_tensors
-
-METHODS = ("refit", "scale", "bias")
-
-
-@dataclass(frozen=True)
-class Mended:
-    """One layer: its weight, and the mean squared error of its outputs over their variance, before and after."""
-
-    weight: str
-    rows: int
-    before: float
-    after: float
 
 
 @dataclass(frozen=True)
@@ -87,9 +74,9 @@ def compensate(
         done: list[Mended] = []
         for start in range(0, len(order), max(1, size)):
             wave = order[start : start + size]
-            solver = _Wave(model, small, plan, wave, rows)
+            solver = Wave(model, small, plan.kept, wave, rows)
             for positional, keywords in batches:
-                solver.take(positional, keywords)
+                solver.take((positional, keywords), (positional, keywords))
             done += solver.solve(method, ridge, skipped)
     return Compensation(method, tuple(done), skipped)
 
@@ -105,80 +92,3 @@ def _order(small: nn.Module, batches: Batches) -> tuple[list[str], dict[str, str
         count[id(tensor)] = count.get(id(tensor), 0) + 1
     tied = {name for name, found in seen.items() if count.get(id(found.weight), 0) > 1}
     return [name for name in seen if name not in tied], dict.fromkeys(tied, "its weights are shared")
-
-
-class _Enough(BaseException):  # not an Exception: the model's own handlers must not catch it
-    """All that a wave needs of this run has been seen."""
-
-
-class _Wave:
-    """Layers that are solved together: their moments are gathered in one pass over the data."""
-
-    def __init__(self, model: nn.Module, small: nn.Module, plan: Plan, wave: Sequence[str], rows: int) -> None:
-        self.model, self.small, self.plan, self.rows = model, small, plan, rows
-        self.last = wave[-1]
-        self.moments = {name: Moments() for name in wave}
-        self.calls: dict[str, Contraction] = {}
-        self.wanted: dict[str, list[Tensor]] = {}
-        self.odd: dict[str, str] = {}
-
-    def take(self, positional: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        """Run both models on one batch as far as needed, and add what the layers got and should give."""
-        self.wanted = {name: [] for name in self.moments}
-        self._run(self.model, self._want, positional, keywords)
-        self._run(self.small, self._add, positional, keywords)
-
-    def _run(self, model: nn.Module, see: Any, positional: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        with ExitStack() as stack:
-            stack.enter_context(Watch(names(model), see))
-            stack.enter_context(suppress(_Enough))
-            call(model, positional, keywords)
-
-    def _want(self, name: str, found: Contraction, output: Tensor) -> None:
-        if name in self.wanted:
-            self.wanted[name].append(output)
-
-    def _add(self, name: str, found: Contraction, output: Tensor) -> None:
-        if name not in self.wanted:
-            return
-        y = self.wanted[name].pop(0)
-        self.calls[name] = found
-        kept = self._kept(name, found)
-        if positions(y, found.channel) != positions(output, found.channel) or len(kept) != output.shape[found.channel]:
-            self.odd[name] = "it runs over an axis that was cut, so that its rows don't match the original's"
-            return
-        at = self._sample(positions(y, found.channel), self.moments[name].n)
-        self.moments[name].add(found.rows_of_input(at), found.rows_of_output(y, at, kept))
-        if name == self.last and not self.wanted[name]:
-            raise _Enough
-
-    def _kept(self, name: str, found: Contraction) -> Tensor:
-        kept = self.plan.kept.get(name, {}).get(found.out_dim)
-        return torch.arange(found.weight.shape[found.out_dim]) if kept is None else torch.tensor(kept)
-
-    def _sample(self, n: int, seed: int) -> Tensor:
-        if n <= self.rows:
-            return torch.arange(n)
-        return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[: self.rows]
-
-    def solve(self, method: str, ridge: float, skipped: dict[str, str]) -> list[Mended]:
-        """Put the best weights into the small model's layers."""
-        skipped.update(self.odd)
-        done = []
-        for name, moments in self.moments.items():
-            if name in self.odd or not moments.n:
-                continue
-            found = self.calls[name]
-            old = found.fit()
-            new = _solved(moments, old, method, ridge)
-            before, after = moments.error(old), moments.error(new)
-            if after < before:
-                found.put(new)
-            done.append(Mended(name, moments.n, before, min(before, after)))
-        return done
-
-
-def _solved(moments: Moments, old: Fit, method: str, ridge: float) -> Fit:
-    if method == "refit":
-        return moments.refit(old, ridge)
-    return moments.rescale(old) if method == "scale" else moments.shift(old)

@@ -30,19 +30,20 @@ def chosen_parameters(model: nn.Module, only: tuple[str, ...], skip: tuple[str, 
         )
     chosen = {name: p for name, p in parameters.items() if _wanted(model, name, p, only)}
     for pattern in (*only, *skip):
-        if not any(_matches(name, (pattern,)) for name in parameters):
+        if not any(matches(name, (pattern,)) for name in parameters):
             known = [*parameters, *(path for path, _ in model.named_modules())]
             raise InputError(f"{pattern!r} matches no parameter.{suggest(pattern, known)}")
     empty = [name for name, parameter in chosen.items() if parameter.is_meta]
     if empty:
         raise InputError(f"{empty[0]!r} is on the meta device and has no values to mask: load the weights first.")
-    chosen = {name: parameter for name, parameter in chosen.items() if not _matches(name, skip)}
+    chosen = {name: parameter for name, parameter in chosen.items() if not matches(name, skip)}
     if not chosen:
         raise InputError(f"{type(model).__name__} has no weights to mask; name them: Sparsifier(model, only=[...]).")
     return chosen
 
 
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a parameter has one of the names, lies in a module of that name, or fits a shell pattern."""
     return any(name == p or name.startswith(f"{p}.") or fnmatchcase(name, p) for p in patterns)
 
 
@@ -53,4 +54,4 @@ def _wanted(model: nn.Module, name: str, parameter: nn.Parameter, only: tuple[st
     owner, _, own = name.rpartition(".")
     matrix = "weight" in own and parameter.dim() >= 2 and parameter.is_floating_point()
     other = isinstance(model.get_submodule(owner), (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm))
-    return matrix and (_matches(name, only) if only else not other)
+    return matrix and (matches(name, only) if only else not other)

@@ -1,0 +1,106 @@
+"""The peak memory of pruning a model block by block, beside the model's size: ``make large``.
+
+A random Llama of the asked size is written in shards, and pruned in a process of its own whose peak resident memory is
+read from the system; what the process held before the model was opened (torch, transformers) is taken off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+MIB = 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=28)
+    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--methods", nargs="+", default=["magnitude", "wanda", "sparsegpt", "cut"])
+    parser.add_argument("--batches", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--work", type=Path, help="Folder for the models; by default a temporary one.")
+    parser.add_argument("--child", choices=("generate", "run"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child == "generate":
+        _generate(options)
+    elif options.child == "run":
+        _run(options)
+    else:
+        _measure(options)
+
+
+def _measure(options: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        common = ["--layers", options.layers, "--width", options.width, "--work", folder]
+        common += ["--batches", options.batches, "--tokens", options.tokens]
+        _child("generate", common)
+        print("| method | model | one block | activations | peak memory | of the model | seconds |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+        for method in options.methods:
+            found = json.loads(_child("run", [*common, "--methods", method]).splitlines()[-1])
+            sizes = " | ".join(f"{found[key] / MIB:,.0f} MiB" for key in ("model", "block", "activations", "peak"))
+            print(f"| {method} | {sizes} | {found['peak'] / found['model']:.1%} | {found['seconds']:.0f} |", flush=True)
+
+
+def _child(what: str, arguments: list[object]) -> str:
+    command = [sys.executable, "-m", "benchmarks.large", "--child", what, *map(str, arguments)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def _generate(options: argparse.Namespace) -> None:
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=8192,
+        hidden_size=options.width,
+        intermediate_size=options.width * 11 // 4,
+        num_hidden_layers=options.layers,
+        num_attention_heads=16,
+        num_key_value_heads=4,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(options.work / "dense", max_shard_size="200MB")
+
+
+def _run(options: argparse.Namespace) -> None:
+    import torch
+    import transformers  # noqa: F401
+
+    import prunus
+    from prunus.blockwise import LargeModel, cut, sparsify
+
+    torch.set_num_threads(1)
+    source, out, method = options.work / "dense", options.work / "out" / options.methods[0], options.methods[0]
+    draw = torch.Generator().manual_seed(0)
+    data = [torch.randint(0, 8192, (1, options.tokens), generator=draw) for _ in range(options.batches)]
+    large = LargeModel(source)  # the first look at an architecture imports its files
+    large.model(data[0].to("meta"))
+    before, started = _resident(), time.perf_counter()
+    if method == "cut":
+        plan = prunus.plan(large.model, data[0], importance=large.l2, ratio=0.5, uniform=True, keep=["*embed_tokens*"])
+        cut(source, out, plan, data)
+    else:
+        sparsify(source, out, data, method=method, sparsity=0.5)
+    seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    sizes = [path.stat().st_size for path in source.glob("*.safetensors")]
+    block = sum(p.numel() * 4 for p in large.model.model.layers[0].parameters())
+    activations = options.batches * options.tokens * options.width * 4
+    found = {"model": sum(sizes), "block": block, "activations": activations, "peak": peak - before}
+    print(json.dumps({**found, "seconds": seconds}))
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+if __name__ == "__main__":
+    main()

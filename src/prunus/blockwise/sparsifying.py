@@ -1,0 +1,167 @@
+"""Masks for a model larger than memory: magnitude, Wanda or SparseGPT, a block at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.blockwise.large import LargeModel, filled, value_of
+from prunus.blockwise.layers import Moment, Seen, gram, squares, stages
+from prunus.blockwise.passing import before_blocks, examples_in, walk, write_rest
+from prunus.blockwise.stream import Stream, find_row
+from prunus.blockwise.writing import writing
+from prunus.contractions import Fit
+from prunus.errors import InputError, suggest
+from prunus.masks.names import as_names, matches
+from prunus.masks.selection import choose, choose_pattern
+from prunus.masks.sparsegpt import prune_matrix
+from prunus.masks.units import SUM, Pattern, Tiles, parse
+
+BLOCK = 128
+"""Columns whose masks SparseGPT chooses together, as in the paper."""
+
+
+@dataclass(frozen=True)
+class Sparsified:
+    """What was written: the folder, and the share of zeros in each weight that was pruned."""
+
+    folder: Path
+    method: str
+    sparsity: Mapping[str, float]
+
+    def __str__(self) -> str:
+        mean = sum(self.sparsity.values()) / len(self.sparsity)
+        return f"{self.folder}: {len(self.sparsity)} weights pruned by {self.method}, {mean:.2%} zeros on average"
+
+
+@dataclass(frozen=True)
+class _How:
+    """``share`` of zeros in each matrix (rows are outputs), by single weights or a pattern along the inputs."""
+
+    method: str
+    share: float
+    units: Tiles | Pattern
+    damping: float
+
+
+def sparsify(
+    source: str | PathLike[str],
+    out: str | PathLike[str],
+    data: Iterable[Any],
+    *,
+    method: str = "sparsegpt",
+    sparsity: float | None = None,
+    granularity: str = "weight",
+    skip: Iterable[str] = (),
+    damping: float = 0.01,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Sparsified:
+    """Prune the residual blocks of a model on disk without ever holding more than one of them.
+
+    Activations of all batches stream from block to block. In each block the layers are taken as they run, each seeing
+    what the layers pruned before it give, as :func:`prunus.masks.sparsegpt` does; layers that share their input are
+    pruned from one pass. Embeddings, norms and the output layer stay as they are. Peak memory: one block, the
+    activations between two blocks, and what the block itself needs for one batch and one layer's ``X^T X`` (float64).
+
+    Args:
+        source: a ``from_pretrained`` folder: config.json and safetensors, sharded or not.
+        out: the folder to write: the same files, with zeros. It appears whole or not at all.
+        data: batches to calibrate with, each a tensor of token ids, a tuple of arguments, or a dict of them.
+        method: "magnitude", "wanda" (Sun et al., 2024) or "sparsegpt" (Frantar, Alistarh, 2023).
+        sparsity: the share of zeros of each matrix, (0, 1); left out for N:M. Wanda takes it from each row.
+        granularity: "weight", or N:M along the inputs, such as "2:4".
+        skip: names of modules or parameters, or shell patterns, that stay dense: ``"*.down_proj"``.
+        damping: of SparseGPT, the share of the mean diagonal that is added to the Hessian.
+        dtype: to compute in; by default what is stored. Written is what was stored.
+        device: where the block at work is held.
+        on_progress: called with the blocks done and their number.
+
+    Raises:
+        InputError: an argument is wrong, or the model has no row of residual blocks.
+        SaveError: ``source`` isn't complete, or ``out`` is there already.
+    """
+    how, left_out = _how(method, sparsity, granularity, damping), as_names(skip)
+    large, examples = LargeModel(source), examples_in(data)
+    _check_skip(large.model, left_out)
+    found: dict[str, float] = {}
+    with writing(large.folder, out) as writer, torch.no_grad():
+        row = find_row(large.model, examples[0])
+        stream = before_blocks(large, row, examples, dtype, torch.device(device))
+        for at, path in walk(row, on_progress):
+            names = large.stored(large.model.get_submodule(path))
+            values = {name: large.tensor(name) for name in names}
+            kinds = {name: value.dtype for name, value in values.items()}
+            with filled(large.model, values, dtype, stream.device):
+                del values
+                found.update(_prune_block(stream, at, left_out, how))
+                stream.advance(at)
+                writer.add({large.keys[n]: value_of(large.model, n).to(kinds[n]) for n in names})
+        write_rest(large, row, writer)
+    return Sparsified(Path(out), method, found)
+
+
+def _prune_block(stream: Stream, at: int, skip: tuple[str, ...], how: _How) -> dict[str, float]:
+    """Prune the layers of block ``at`` in place; the share of zeros of each."""
+    path = stream.row.names[at]
+    found = {}
+    for stage in stages(stream, at, skip):
+        seen = Seen(stream, at, stage, METHODS[how.method])
+        for name in stage.layers:
+            layer = seen.calls[name]
+            old = layer.fit().weight
+            moments = old.new_ones(len(old)) if seen.moment is None else seen.moment
+            parts = zip(old, moments, strict=True)
+            layer.put(Fit(torch.stack([pruned(w, moment, how, f"{path}.{name}") for w, moment in parts]), None))
+            found[f"{path}.{name}"] = float((layer.weight == 0).double().mean())
+    return found
+
+
+def pruned(weight: Tensor, moment: Tensor, how: _How, name: str) -> Tensor:
+    """One matrix (outputs, inputs) with zeros, from the moment of its inputs that the method asks for."""
+    everything = torch.ones_like(weight, dtype=torch.bool)
+    if isinstance(how.units, Pattern):
+        how.units.lines(weight, name)  # or an error that names the weight
+    if how.method == "sparsegpt":
+        by_row = isinstance(how.units, Pattern)
+        block = how.units.m if isinstance(how.units, Pattern) else BLOCK
+        return prune_matrix(weight, everything, moment, how.share, block, how.damping, by_row=by_row)[0]
+    scores = weight.abs() * (moment.sqrt().to(weight.dtype) if how.method == "wanda" else 1)
+    if isinstance(how.units, Pattern):
+        mask = choose_pattern({name: scores}, {name: everything}, how.units)[name]
+    else:
+        scope = "row" if how.method == "wanda" else "local"
+        chosen = choose({name: scores}, {name: everything}, how.share, units=how.units, reduction=SUM, scope=scope)
+        mask = chosen[name]
+    return weight.masked_fill(~mask, 0)
+
+
+METHODS: Mapping[str, Moment | None] = {"magnitude": None, "wanda": squares, "sparsegpt": gram}
+"""The methods, and what of a layer's inputs each is told."""
+
+
+def _how(method: str, sparsity: float | None, granularity: str, damping: float) -> _How:
+    if method not in METHODS:
+        raise InputError(f"there is no method {method!r}.{suggest(method, METHODS)} Known: {', '.join(METHODS)}.")
+    units = parse(granularity)
+    if isinstance(units, Pattern):
+        if units.dim != 1 or sparsity not in (None, units.sparsity):
+            raise InputError(f"N:M runs along the inputs and says its sparsity itself: not {granularity}, {sparsity}.")
+        return _How(method, units.sparsity, units, damping)
+    if granularity != "weight" or sparsity is None or not 0 < sparsity < 1:
+        raise InputError(f"give single weights and a sparsity in (0, 1), or N:M: not {granularity}, {sparsity}.")
+    return _How(method, sparsity, units, damping)
+
+
+def _check_skip(model: nn.Module, skip: tuple[str, ...]) -> None:
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in skip:
+        if not any(matches(name, (pattern,)) for name in names):
+            raise InputError(f"skip names {pattern!r}, but no parameter matches.{suggest(pattern, names)}")
