@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from prunus.blockwise.shards import Shards
 from prunus.errors import InputError, SaveError
+from prunus.importance.context import Context
 from prunus.plan import Plan
 from prunus.surgery import Kept, slice_tensor
+from prunus.trace import Member
 
 
 class LargeModel:
@@ -45,9 +47,15 @@ class LargeModel:
         found = self.shards.get(self.keys[name])
         return slice_tensor(found, self.kept[name]) if name in self.kept else found
 
-    def l2(self, name: str, parameter: Tensor) -> Tensor:
-        """The importance "l2" for :func:`prunus.plan`, from the weights on disk."""
-        return self.tensor(name).float().square()
+    def l2(self, context: Context) -> dict[Member, Tensor]:
+        """The importance "l2" for :func:`prunus.plan`, from the weights on disk, of which it holds one at a time."""
+        found = {}
+        for name in context.weights:
+            squares = self.tensor(name).double().square()
+            for dim in range(squares.dim()):
+                others = [d for d in range(squares.dim()) if d != dim]
+                found[Member(name, dim)] = squares.sum(others) if others else squares
+        return found
 
     def small(self, plan: Plan) -> LargeModel:
         """What a plan makes of it: the same weights on disk, sliced when they are read.
