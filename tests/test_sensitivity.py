@@ -68,6 +68,7 @@ def test_all_free_groups_and_no_count_twice(lenet, images):
         images[:1],
         evaluate=evaluate,
         ratios=[0.9, 0.1, 0.5, 0.5],
+        method="small",
         on_progress=lambda done, of, name: ticks.append((done, of)),
     )
     assert list(found.sizes.items()) == [("conv1", 6), ("conv2", 16), ("fc1", 120), ("fc2", 84)]

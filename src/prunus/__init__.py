@@ -23,7 +23,7 @@ from prunus.prove import Proof, prove
 from prunus.prune import prune
 from prunus.residual import Block, find_blocks
 from prunus.running import Examples
-from prunus.sensitivity import Sensitivity, sensitivity
+from prunus.sensitivity import PruningTable, Sensitivity, sensitivity
 from prunus.trace import Graph, trace
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ __all__ = [
     "PlanError",
     "Profile",
     "Proof",
+    "PruningTable",
     "PrunusError",
     "SaveError",
     "Sensitivity",

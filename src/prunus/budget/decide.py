@@ -47,7 +47,7 @@ class Request:
 
 
 def counts_within(graph: Graph, scores: Scores, request: Request) -> tuple[dict[Atom, int], dict[str, Any]]:
-    """How many indices of each group stay, followers included; and under ``costs`` each unit's [before, after].
+    """How many indices of each group stay, followers included; each unit's ``costs`` [before, after].
 
     Raises:
         InputError: an unknown scope, or a unit without a cost.
@@ -64,7 +64,8 @@ def counts_within(graph: Graph, scores: Scores, request: Request) -> tuple[dict[
     counts = solve(problem) if request.scope == "global" else _same_ratio(problem)
     complete = graph.sizes.complete(counts)
     after = costs(counts)
-    told = {"costs": {row.unit: [row.now, after[row.unit]] for row in reach.rows}}
+    kept = {g.name: counts[g.atom] for g in groups if counts[g.atom] < g.size}
+    told = {"costs": {row.unit: [row.now, after[row.unit]] for row in reach.rows}, "kept": kept}
     return {atom: n for atom, n in complete.items() if n < atom.size}, told
 
 

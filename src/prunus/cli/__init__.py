@@ -12,6 +12,7 @@ from prunus.cli.inspect import inspect
 from prunus.cli.masks import masks
 from prunus.cli.profile import profile
 from prunus.cli.prune import prune
+from prunus.cli.sensitivity import sensitivity
 from prunus.errors import PrunusError
 
 __all__ = ["app", "main"]
@@ -22,7 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (inspect, profile, masks, prune, extract, demo):
+for command in (inspect, profile, masks, sensitivity, prune, extract, demo):
     app.command()(command)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from prunus.errors import InputError
+from prunus.sensitivity import PruningTable
 
 Budgets = Annotated[
     list[str] | None,
@@ -32,3 +33,10 @@ def budgets(texts: list[str] | None) -> dict[str, str] | None:
         if "=" not in text:
             raise InputError(f"a budget is UNIT=VALUE, such as macs=60%, not {text!r}.")
     return {unit.strip(): value for unit, _, value in (text.partition("=") for text in texts)}
+
+
+def table_of(path: Path, ratio: float | None, budget: list[str] | None) -> PruningTable:
+    """The pruning table in a file; InputError where a ratio or a budget is given beside it."""
+    if ratio is not None or budget:
+        raise InputError("--table has the ratios: give neither --ratio nor --budget beside it.")
+    return PruningTable.read(path)

@@ -72,6 +72,18 @@ def build(spec: str, weights: Path | None) -> nn.Module:
     return model.eval()
 
 
+def named(spec: str) -> Any:
+    """The object that ``package.module:name`` or ``file.py:name`` names.
+
+    Raises:
+        InputError: the module, or the name in it, isn't there.
+    """
+    where, colon, name = spec.rpartition(":")
+    if not colon or not where or not name:
+        raise InputError(f"write module:name or file.py:name, such as mine.py:accuracy, not {spec!r}.")
+    return _named(where, name)
+
+
 def examples(shapes: list[str]) -> tuple[Tensor, ...]:
     """One tensor per shape: normal values, or zeros where the type is integer or bool.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli.budgets import Budgets, budgets
+from prunus.cli.budgets import Budgets, Table, budgets, table_of
 from prunus.cli.options import Inputs, Model, Weights, build, examples
 
 
@@ -18,6 +18,7 @@ def prune(
     weights: Weights = None,
     ratio: Annotated[float | None, typer.Option(help="Part of every group to remove, in [0, 1); else 0.5.")] = None,
     budget: Budgets = None,
+    table: Table = None,
     importance: Annotated[str, typer.Option(help="l1, l2, linf or random.")] = "l2",
     scope: Annotated[
         str | None, typer.Option(help="local: from each group alike; global: from all together (with a budget).")
@@ -36,7 +37,7 @@ def prune(
     plan = prunus.plan(
         dense,
         args,
-        ratio=ratio,
+        ratio=ratio if table is None else table_of(table, ratio, budget),
         budget=budgets(budget),
         importance=importance,
         scope=scope,

@@ -64,15 +64,27 @@ class Terminal:
         self.console.print(tree, soft_wrap=True)
 
     @contextmanager
-    def progress(self, text: str) -> Iterator[Tick]:
-        """A progress bar while the block runs; nothing at all in a pipe."""
+    def progress(self, text: str, left: bool = False) -> Iterator[Tick]:
+        """A progress bar while the block runs, with the time ``left`` if asked; nothing at all in a pipe."""
         if not self.live:
             yield lambda done, of, text: None
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self.console, transient=True) as bar:
+        with Progress(
+            *columns,
+            *((TextColumn("left"), TimeRemainingColumn()) if left else ()),
+            console=self.console,
+            transient=True,
+        ) as bar:
             task = bar.add_task(text, total=None)
             yield lambda done, of, text: bar.update(task, completed=done, total=of, description=text)
 
