@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from prunus.errors import InputError, SaveError
 from prunus.plan import Plan
 from prunus.train.packing import pack, unpack
+from prunus.train.sharding import copy_whole
 
 SCHEMA = 1
 _NAME = re.compile(r"step-(\d{8,})")
@@ -141,7 +142,7 @@ def read_model(checkpoint: Path, into: Mapping[str, Tensor]) -> None:
                 f"there, {list(into[name].shape)} {into[name].dtype} here.{_hint(checkpoint)}"
             )
     for name, tensor in into.items():
-        tensor.detach().copy_(saved[name])
+        copy_whole(tensor, saved[name])
 
 
 def _hint(checkpoint: Path) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 
 from prunus.errors import InputError
 from prunus.train.records import Hook
+from prunus.train.sharding import is_sharded
 
 
 @contextmanager
@@ -38,9 +39,28 @@ def unmarked(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for name in set(vars(model)) - before:
-            del model.__dict__[name]
-        model.to(home)
+        if not is_sharded(model):
+            for name in set(vars(model)) - before:
+                del model.__dict__[name]
+            model.to(home)
+
+
+def prepare(
+    accelerator: Any, model: nn.Module, optimizer: torch.optim.Optimizer, loader: Iterable[Any]
+) -> tuple[nn.Module, Any, Any]:
+    """What Accelerate makes of the three. A model that is sharded already stays as it is.
+
+    Raises:
+        InputError: several processes, and a loader that nobody can share out between them.
+    """
+    if accelerator.num_processes > 1 and not isinstance(loader, torch.utils.data.DataLoader):
+        raise InputError(
+            f"there are {accelerator.num_processes} processes, and a {type(loader).__name__} can't be shared out: each "
+            "would learn from every batch. Give a DataLoader."
+        )
+    if is_sharded(model):
+        return model, *accelerator.prepare(optimizer, loader)
+    return accelerator.prepare(model, optimizer, loader)  # type: ignore[no-any-return]
 
 
 def check(

@@ -16,9 +16,10 @@ from prunus.errors import SaveError
 from prunus.plan import Plan
 from prunus.train.averaging import EMA
 from prunus.train.checkpoints import Checkpoints, model_tensors, read_model, read_state
-from prunus.train.guards import accelerating, check, check_resumable, unmarked
+from prunus.train.guards import accelerating, check, check_resumable, prepare, unmarked
 from prunus.train.records import Epoch, History, Hook, Loss, Progress, as_metrics, cross_entropy
 from prunus.train.schedules import Schedule, one_cycle
+from prunus.train.sharding import check_alone, is_sharded, shard_state, whole
 from prunus.train.stopping import EarlyStopping, watched
 from prunus.train.streams import Feed, capture, from_plain, restore, seeded, to_plain
 from prunus.train.trackers import Tracker
@@ -126,7 +127,9 @@ class _Run:
         accelerator: Any,
     ) -> None:
         self.model, self.plain, self.epochs, self.setting, self.accelerator = model, plain, epochs, setting, accelerator
-        self.trained, self.optimizer, prepared = accelerator.prepare(model, plain, loader)
+        self.trained, self.optimizer, prepared = prepare(accelerator, model, plain, loader)
+        if is_sharded(model):
+            check_alone(setting.hooks, ema, setting.stop)
         self.feed = Feed(prepared, resumable=setting.checkpoints is not None)
         self.batches = len(prepared)
         self.steps = -(-self.batches // setting.accumulate)  # of an epoch
@@ -263,8 +266,8 @@ class _Run:
         plan = self.model.__dict__.get("prunus_plan")
         self.setting.checkpoints.save(
             self.step,
-            model_tensors(self.model),
-            {"run": self._identity(), **self._state()},
+            whole(model_tensors(self.model)),
+            {"run": self._identity(), **whole(self._state())},
             plan if isinstance(plan, Plan) else None,
             own,
             self.accelerator.process_index,
@@ -288,6 +291,7 @@ class _Run:
             raise SaveError(f"the checkpoint is of another run: it has {list(state['parts'])}, this one {list(parts)}.")
         for name, part in parts.items():
             part.load_state_dict(state["parts"][name])
+        shard_state(self.plain)
         self.epoch, self.batch, self.step = at["epoch"], at["batch"], at["step"]
         self.total = at["total"].to(self.accelerator.device)
 

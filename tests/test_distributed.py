@@ -1,0 +1,58 @@
+"""One script in one process and in two: the same weights at the same global batch, with DDP and with FSDP2, on gloo."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from prunus.errors import InputError
+from prunus.train.guards import prepare
+from prunus.train.sharding import check_alone
+from tests import several
+
+
+def launch(folder: Path, batch: int, how: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", "localhost:0", several.__file__, str(folder), str(batch), how]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def gap(a: Path, b: Path) -> float:
+    """The largest difference of weights."""
+    first, second = (torch.load(path, weights_only=True) for path in (a, b))
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def test_two_processes_give_the_weights_of_one(tmp_path):
+    """The second training, sharded, ends abruptly once in both processes, and goes on from its checkpoint."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    several.main(one, 16)
+    assert launch(two, 8, "cut").returncode != 0
+    assert (two / "hooks" / "end-0.pt").exists()
+    assert not (two / "plain" / "end-0.pt").exists()
+    done = launch(two, 8)
+    assert done.returncode == 0, done.stderr
+    for kind in ("hooks", "plain"):
+        assert gap(two / kind / "end-0.pt", one / kind / "end-0.pt") < 1e-12, kind
+        assert gap(two / kind / "end-1.pt", two / kind / "end-0.pt") == 0, kind
+    assert gap(one / "hooks" / "end-0.pt", one / "plain" / "end-0.pt") > 1e-3  # what the hooks do: it can fail
+
+
+def test_a_list_of_batches_isnt_shared_out():
+    model = nn.Linear(2, 2)
+    with pytest.raises(InputError, match="there are 2 processes, and a list can't be shared out"):
+        prepare(SimpleNamespace(num_processes=2), model, torch.optim.SGD(model.parameters(), lr=0.1), [1, 2])
+
+
+def test_what_looks_at_whole_weights_isnt_for_shards():
+    check_alone((), None, None)
+    with pytest.raises(InputError, match="object, ema can't be used with a model that FSDP2 has sharded"):
+        check_alone([object()], 0.9, None)
