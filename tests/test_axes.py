@@ -25,6 +25,7 @@ from prunus.axes import (
     count,
     fold,
     keep_vector,
+    places,
     product,
     total,
 )
@@ -233,6 +234,18 @@ def test_counts_and_folds_agree_with_keep_vectors(chain: Chain, data: st.DataObj
                 without = keep_vector(axis, {a: np.arange(a.size) != k})
                 if list(atoms(axis)).count(a) == 1:
                     assert np.isclose(sums[a][k], values[~without].sum())
+
+
+@settings(max_examples=60, deadline=None)
+@given(chains(), st.data())
+def test_places_are_what_vanishes_with_an_index(chain: Chain, data: st.DataObject) -> None:
+    axis = chain.space.resolve(data.draw(st.sampled_from([axis for axes in chain.axes for axis in axes])))
+    for atom in dict.fromkeys(atoms(axis)):
+        found = places(axis, atom)
+        for i in range(atom.size):
+            keep = np.arange(atom.size) != i
+            gone = np.flatnonzero(~keep_vector(axis, {atom: keep}))
+            assert sorted(set(found[i].tolist())) == gone.tolist()
 
 
 def test_the_oracle_notices_wrong_axes(monkeypatch: pytest.MonkeyPatch) -> None:

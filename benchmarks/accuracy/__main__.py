@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.accuracy.contenders import contenders, macs
-from benchmarks.accuracy.tasks import TASKS, Task
+from benchmarks.accuracy.task import Task
+from benchmarks.accuracy.tasks import TASKS
 from prunus.running import undisturbed
 
 HEAD = """# Accuracy at the same cost

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 import prunus
-from benchmarks.accuracy.tasks import Task
+from benchmarks.accuracy.task import Task
 
 Cutter = Callable[[Task, float], nn.Module]
 """From a task and a channel ratio to a small model."""
@@ -58,17 +58,21 @@ def peer(make: Callable[[Any], Any], gradients: bool = False) -> Cutter:
 
         model = copy.deepcopy(task.model)
         importance = make(tp)
-        last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+        kept, heads = task.outputs(model), dict(task.heads(model))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pruner = tp.pruner.MetaPruner(
-                model, task.example, importance=importance, pruning_ratio=ratio, ignored_layers=[last]
+                model,
+                task.example,
+                importance=importance,
+                pruning_ratio=ratio,
+                ignored_layers=kept,
+                **({"num_heads": heads} if heads else {}),
             )
             if gradients:
                 _gradients(model, importance, task)
             pruner.step()
-        if getattr(model, "in_features", last.in_features) != last.in_features:
-            model.in_features = last.in_features  # CREPE's own integer, which Torch-Pruning doesn't know
+        task.after(model)
         model.zero_grad()
         return model
 

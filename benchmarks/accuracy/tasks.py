@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.accuracy.photos import efficientnet
+from benchmarks.accuracy.task import Task
+from benchmarks.accuracy.words import minilm
 from benchmarks.sparsity import pitch
 from prunus.demo.data import Digits, accuracy, batches, load_digits
 from prunus.demo.lenet import LeNet
 from prunus.train import cross_entropy, fit
 
 EPOCHS, FINETUNE = 5, 1
-
-
-@dataclass(frozen=True)
-class Task:
-    """One trained network.
-
-    Attributes:
-        example: inputs for one run.
-        data: batches (inputs, targets) to calibrate with and to take gradients on.
-        loss: ``loss(model, batch) -> scalar``.
-        score: higher is better, in percent, on data that nothing is chosen with.
-        finetune: trains a network in place, the same for all; None where there is no training data.
-    """
-
-    name: str
-    model: nn.Module
-    example: Tensor
-    data: Sequence[Any]
-    loss: Callable[[nn.Module, Any], Tensor]
-    score: Callable[[nn.Module], float]
-    finetune: Callable[[nn.Module], None] | None
 
 
 def lenet(seed: int) -> Task:
@@ -57,10 +37,19 @@ def crepe(seed: int) -> Task:
     def score(model: nn.Module) -> float:
         return 100 * float((pitch.errors(model, seed) <= 50).float().mean())
 
-    return Task("CREPE-tiny, noisy tones", pitch.load(), frames[:2], data, pitch.bins_loss, score, None)
+    def after(model: nn.Module) -> None:
+        model.in_features = model.classifier.in_features  # CREPE's own integer
+
+    return Task("CREPE-tiny, noisy tones", pitch.load(), frames[:2], data, pitch.bins_loss, score, after=after)
 
 
-TASKS: dict[str, Callable[[int], Task]] = {"lenet": lenet, "resnet20": resnet20, "crepe": crepe}
+TASKS: dict[str, Callable[[int], Task]] = {
+    "lenet": lenet,
+    "resnet20": resnet20,
+    "crepe": crepe,
+    "minilm": minilm,
+    "efficientnet": efficientnet,
+}
 
 
 def _digits(name: str, make: Callable[[], nn.Module], seed: int) -> Task:

@@ -42,7 +42,7 @@ def plan(
     budget: Asked | None = None,
     curves: Points | None = None,
     runtime: Any = None,
-    importance: str | Criterion | Importance = "l2",
+    importance: str | Criterion | Importance | None = None,
     scope: str | None = None,
     keep: Sequence[str] = (),
     min_keep: Least = 1,
@@ -61,6 +61,7 @@ def plan(
             of those the first that matches, names of groups before others; groups that nothing matches are left alone.
         importance: a name of ``prunus.importance.CRITERIA``, an ``Importance``, or a function: from a parameter's name
             and the parameter to a saliency of the same shape, or from a ``Context`` to scores; see docs/criteria.md.
+            By default ``"auto"`` with data, the error that the best refit of what reads a group leaves, else ``"l2"``.
         scope: whose scores are compared: ``"local"`` takes the ratio from each group, ``"global"`` from all together,
             ``"isomorphic"`` from those together that run through the same kinds of tensors. By default local for a
             ratio and global for a budget, which then is shared out by the solver; local takes the same ratio there too.
@@ -91,6 +92,8 @@ def plan(
     made = construction(graph) if uniform or has_config(graph.model) else None
     if made is not None and uniform:
         graph = tied(graph, made)
+    if importance is None:
+        importance = "l2" if data is None else "auto"
     scores = score(graph, importance, data, loss)
     how = {
         **asked,

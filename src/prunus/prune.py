@@ -26,7 +26,7 @@ def prune(
     budget: Asked | None = None,
     curves: Points | None = None,
     runtime: Any = None,
-    importance: str | Criterion | Importance = "l2",
+    importance: str | Criterion | Importance | None = None,
     scope: str | None = None,
     keep: Sequence[str] = (),
     min_keep: Least = 1,
@@ -45,7 +45,8 @@ def prune(
 
     Args:
         data: batches of the model's inputs, a ``DataLoader`` or a list; 1,000 to 2,000 examples are plenty. With them
-            the small model is mended after its proof, without training: see :func:`prunus.compensate`.
+            what goes is chosen by what the rest can't make up for, and the small model is mended after its proof,
+            without training: see :func:`prunus.compensate`.
         compensation: how it is mended: ``"refit"``, ``"scale"``, ``"bias"``, or None.
 
     Raises:

@@ -65,7 +65,7 @@ def places(axis: Axis, atom: Atom) -> NDArray[np.int64]:
     """``[atom.size, n]``: which positions of a resolved ``axis`` go through each index of an atom that is in it."""
     if isinstance(axis, Atom):
         return np.arange(atom.size)[:, None] if axis is atom else np.zeros((atom.size, 0), dtype=np.int64)
-    found, width, start = [], axis.size, 0
+    found, width, start = [np.zeros((atom.size, 0), dtype=np.int64)], axis.size, 0
     for part in axis.parts:
         mine = places(part, atom)
         if isinstance(axis, Product):

@@ -138,12 +138,12 @@ class Context:
         """The batches as ``(args, kwargs)`` of the model, what else they hold left out."""
         return Batches(self._given(), self.graph.args, self.graph.kwargs or None)
 
-    def flows(self) -> Iterator[tuple[Member, Contraction, Tensor]]:
-        """Every call of a linear map that reads an axis which can be cut, in a run over each batch.
+    def flows(self, batches: int | None = None) -> Iterator[tuple[Member, Contraction, Tensor]]:
+        """Every call of a linear map that reads an axis which can be cut, in a run over each (of the first) batches.
 
         With it comes its output; ``Member`` is the dimension of its weight that runs over its inputs.
         """
-        for args, kwargs in self.inputs():
+        for args, kwargs in islice(self.inputs(), batches):
             seen: list[tuple[Member, Contraction, Tensor]] = []
 
             def see(name: str, found: Contraction, output: Tensor, seen: Any = seen) -> None:

@@ -21,7 +21,7 @@ from prunus.importance.hessian import obd
 from prunus.importance.magnitude import absolute, squared
 from prunus.importance.maps import chip, hrank
 from prunus.importance.random import random
-from prunus.importance.reconstruction import obs, thinet
+from prunus.importance.reconstruction import auto, obs, thinet
 from prunus.importance.scores import Criterion, Importance, gather
 from prunus.importance.shapley import shapley
 from prunus.importance.taylor import taylor, taylor2
@@ -50,6 +50,7 @@ CRITERIA: Mapping[str, Importance] = {
     "chip": Importance(chip, normalize="mean"),
     "thinet": Importance(thinet, normalize="max"),
     "obs": Importance(obs),
+    "auto": Importance(auto),
 }
 """Each with the aggregation and the normalization that its paper uses, or the field does."""
 
@@ -80,6 +81,7 @@ def score(
 ) -> dict[Atom, NDArray[np.float64]]:
     """A score per index of every free atom that the criterion says something about; the lowest go first.
 
+    An atom whose count follows others has its own indices to choose: where the criterion is silent, small weights go.
     The model runs in eval mode; its modes, its gradients and all random states stay as they were.
 
     Args:
@@ -91,7 +93,12 @@ def score(
     """
     chosen = resolve(importance)
     with undisturbed(graph.model), no_fast_path():
-        return gather(Context(graph, data, loss), chosen)
+        context = Context(graph, data, loss)
+        found = gather(context, chosen)
+        for group in graph.free:
+            if group.atom in graph.sizes.followers and group.atom not in found:
+                found[group.atom] = context.rows(group).square().sum(1).numpy()
+        return found
 
 
 def name_of(importance: str | Criterion | Importance) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from prunus.importance.context import Context, Found, Place
 from prunus.trace import Group, Member
 
 ROWS, STEPS, RIDGE = 4096, 64, 1e-3
+MEMORY = 4 << 30
 
 
 @dataclass
@@ -33,15 +34,18 @@ class Consumer:
         return (places[..., None] * self.kernel + torch.arange(self.kernel)).flatten(1)
 
 
-def consumers(context: Context, *, centred: bool) -> dict[Member, Consumer]:
-    """All linear maps that read a group which can be cut, with moments over the data.
+def consumers(context: Context, only: Collection[Member] | None = None, *, centred: bool) -> dict[Member, Consumer]:
+    """The linear maps that read a group which can be cut, with moments over the data.
 
     Args:
+        only: those wanted; by default all.
         centred: covariances where a bias takes care of the means, as it does after a refit.
     """
     moments: dict[Member, Moments] = {}
     calls: dict[Member, Contraction] = {}
     for member, found, output in context.flows():
+        if only is not None and member not in only:
+            continue
         rows = output.numel() // max(output.shape[found.channel], 1)
         mine = moments.setdefault(member, Moments())
         at = torch.arange(rows)
@@ -51,6 +55,35 @@ def consumers(context: Context, *, centred: bool) -> dict[Member, Consumer]:
         mine.add(found.rows_of_input(at), found.rows_of_output(output.detach(), at, everything))
         calls[member] = found
     return {member: _consumer(mine, calls[member], centred) for member, mine in moments.items()}
+
+
+def waves(context: Context) -> list[tuple[list[Group], set[Member]]]:
+    """The groups that linear maps read, with these, in portions whose second moments take at most ``MEMORY`` bytes.
+
+    Where the readers of one group take more, evenly spaced ones of them stand for all.
+    """
+    sizes: dict[Member, int] = {}
+    for member, found, _ in context.flows(1):
+        fit = found.fit().weight
+        sizes[member] = 8 * fit.shape[0] * fit.shape[2] * (fit.shape[1] + fit.shape[2])
+    result: list[tuple[list[Group], set[Member]]] = []
+    used = MEMORY + 1
+    for group in context.graph.free:
+        readers = _spaced([m for m in context.members(group) if m in sizes], sizes)
+        new = sum(sizes[m] for m in readers if not result or m not in result[-1][1])
+        if used + new > MEMORY and readers:
+            result.append(([], set()))
+            used, new = 0, sum(sizes[m] for m in readers)
+        if readers:
+            result[-1][0].append(group)
+            result[-1][1].update(readers)
+            used += new
+    return result
+
+
+def _spaced(readers: list[Member], sizes: Mapping[Member, int]) -> list[Member]:
+    total = sum(sizes[m] for m in readers)
+    return readers[:: max(1, -(-total // MEMORY))]
 
 
 def _consumer(moments: Moments, found: Contraction, centred: bool) -> Consumer:
@@ -76,11 +109,11 @@ def thinet(context: Context) -> Found:
     Luo, Wu, Lin, "ThiNet" (ICCV 2017), eq. 6 and Algorithm 1, over all outputs and positions instead of sampled ones;
     the error is over the variance of each consumer's outputs. The last to go scores highest.
     """
-    known = consumers(context, centred=False)
     found: dict[Place, Tensor] = {}
-    for group in context.graph.free:
-        readers = _read_by(context, group, known)
-        if readers:
+    for groups, members in waves(context):
+        known = consumers(context, members, centred=False)
+        for group in groups:
+            readers = _read_by(context, group, known)
             found[group] = _greedy(torch.stack([_contributions(c, blocks) for c, blocks in readers]).sum(0))
     return found
 
@@ -116,12 +149,25 @@ def obs(context: Context) -> Found:
     :func:`prunus.compensate` leaves; for that they must not fall along the way, and the larger one is taken. Errors are
     over the variance of each consumer's outputs. Groups that nothing of the kind reads have no score.
     """
-    known = consumers(context, centred=True)
     found: dict[Place, Tensor] = {}
-    for group in context.graph.free:
-        readers = [_Elimination(c, blocks) for c, blocks in _read_by(context, group, known)]
-        if readers:
+    for groups, members in waves(context):
+        known = consumers(context, members, centred=True)
+        for group in groups:
+            readers = [_Elimination(c, blocks) for c, blocks in _read_by(context, group, known)]
             found[group] = eliminate(readers, group.size)
+    return found
+
+
+def auto(context: Context) -> Found:
+    """:func:`obs`; for groups that no linear map reads, such as queries with keys, the share in the squared weights.
+
+    The share, too, is a relative error, that of weights which nothing makes up for.
+    """
+    found: dict[Place, Tensor] = dict(obs(context))
+    for group in context.graph.free:
+        if group not in found and any(True for _ in context.members(group)):
+            squares = context.rows(group).square().sum(1)
+            found[group] = squares / squares.sum().clamp(min=1e-300)
     return found
 
 

@@ -1,0 +1,39 @@
+"""What a benchmark needs of a network: data to calibrate with, a loss, a score on data that nothing is chosen with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def _last_linear(model: nn.Module) -> list[nn.Module]:
+    return [[m for m in model.modules() if isinstance(m, nn.Linear)][-1]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One trained network.
+
+    Attributes:
+        example: inputs for one run.
+        data: batches (inputs, ..., targets) to calibrate with and to take gradients on.
+        loss: ``loss(model, batch) -> scalar``.
+        score: higher is better, in percent, on data that nothing is chosen with.
+        finetune: trains a network in place, the same for all; None where there is no training data.
+        outputs, heads: what Torch-Pruning must be told: layers whose outputs stay, and the heads of projections.
+        after: sets the integers of a model that Torch-Pruning cut, which it doesn't know.
+    """
+
+    name: str
+    model: nn.Module
+    example: Any
+    data: Sequence[Any]
+    loss: Callable[[nn.Module, Any], Tensor]
+    score: Callable[[nn.Module], float]
+    finetune: Callable[[nn.Module], None] | None = None
+    outputs: Callable[[nn.Module], list[nn.Module]] = _last_linear
+    heads: Callable[[nn.Module], Mapping[nn.Module, int]] = lambda model: {}
+    after: Callable[[nn.Module], None] = lambda model: None
