@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 import prunus
 from prunus.errors import InputError
 from prunus.importance import CRITERIA, Context, Importance, score
-from prunus.importance.reconstruction import waves
+from prunus.importance.reconstruction import auto, obs, waves
 from prunus.trace import Graph, Member
 
 
@@ -327,10 +329,12 @@ def test_moments_are_taken_in_portions(model: Shared, graph: Graph, monkeypatch:
 def test_auto_says_something_about_every_group() -> None:
     torch.manual_seed(0)
     graph = prunus.trace(Heads().double().eval(), x := draw(6, 4, 5))
-    read, every = score(graph, "obs", [x]), score(graph, "auto", [x])
-    assert set(every) == {g.atom for g in graph.free} > set(read)
-    assert all(np.array_equal(every[atom], values) for atom, values in read.items())
-    assert all(every[atom].sum() == pytest.approx(1) for atom in every.keys() - read.keys())
+    with torch.no_grad():
+        read, every = (function(Context(graph, [x])) for function in (obs, auto))
+    assert set(every) == set(graph.free) > set(read)
+    assert all(torch.equal(every[group], values) for group, values in read.items())
+    assert all(float(every[group].sum()) == pytest.approx(1) for group in every.keys() - read.keys())
+    assert score(graph, "obs", [x]).keys() == {g.atom for g in graph.free}, "what follows has indices to choose, too"
     assert prunus.prune(graph.model, x[:1], data=[x]).prunus_plan.how["importance"] == "auto"
     assert prunus.plan(graph).how["importance"] == "l2"
 
@@ -413,3 +417,9 @@ def test_criteria_that_say_nothing_about_a_model_say_so() -> None:
         score(graph, "apoz", [torch.randn(4, 2)])
     with pytest.raises(InputError, match="pass loss=function"):
         score(graph, "fisher", [torch.randn(4, 2)])
+
+
+def test_the_table_of_criteria_in_the_docs_is_whole() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "criteria.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`(\w+)`", "".join(rows))) == set(CRITERIA)
