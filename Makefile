@@ -3,7 +3,7 @@ PY := .venv/bin/python
 PYTHON ?= python3
 export MPLBACKEND := Agg
 
-.PHONY: accuracy bench-extract docs notebooks demo test lint format zoo bench bench-data sparsity language large clean
+.PHONY: recovery accuracy bench-extract docs notebooks demo test lint format zoo bench bench-data sparsity language large clean
 .DEFAULT_GOAL := help
 
 help:
@@ -71,6 +71,9 @@ large: .venv/.ready
 
 sparsity: bench-data
 	$(PY) -m benchmarks.sparsity --write docs/sparsity.md
+
+recovery: .venv/.ready
+	$(PY) -m benchmarks.recovery --write docs/recovery.md
 
 accuracy: bench-data .bench-peers/torch_pruning
 	PYTHONPATH=.bench-peers $(PY) -m benchmarks.accuracy --write docs/accuracy.md

@@ -1,0 +1,137 @@
+"""What regularizers and schedules add to a training step of a ResNet-50: python -m benchmarks.overhead [--batch 8]
+
+Each hook's own time is taken inside real steps, and told as a share of what the step takes without it (median over the
+steps). Pruning itself (choosing masks, making a plan) happens once in many steps: its time is told apart, with the
+number of steps between two after which it adds less than 1 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import prunus
+from prunus import masks
+from prunus.report.tables import Table
+from prunus.train import EMA
+from prunus.train.regularizers import HESSO, L0, GroupLasso, GroupNorm, Growing, Slimming
+
+FAR = 10**6
+
+
+def network(device: str) -> nn.Module:
+    from torchvision.models import resnet50
+
+    torch.manual_seed(0)
+    model: nn.Module = resnet50(weights=None).to(device)
+    return model
+
+
+def hooks(example: Tensor) -> dict[str, Callable[[nn.Module, torch.optim.Optimizer], Any]]:
+    """What is measured, by name."""
+
+    def sparse(model: nn.Module) -> prunus.Sparsifier:
+        return prunus.Sparsifier(model).prune(0.5, "random")
+
+    def graph(model: nn.Module) -> Any:
+        return prunus.trace(model, example)
+
+    return {
+        "Slimming": lambda model, _: Slimming(model),
+        "GroupLasso, subgradient": lambda model, _: GroupLasso(graph(model)),
+        "GroupLasso, proximal": lambda model, optimizer: GroupLasso(graph(model), 1e-4, optimizer),
+        "GroupNorm": lambda model, _: GroupNorm(graph(model)),
+        "Growing": lambda model, _: Growing(model, prunus.plan(model, example, ratio=0.5)),
+        "L0": lambda model, _: L0(graph(model)),
+        "HESSO, forgetting": lambda model, _: HESSO(graph(model), 0.5, begin=0, length=FAR, periods=1),
+        "masks held (Sparsifier)": lambda model, _: sparse(model),
+        "Gradual between prunings": lambda model, _: masks.Gradual(sparse(model), 0.9, end=FAR, every=FAR),
+        "RigL between moves": lambda model, _: masks.RigL(sparse(model), every=FAR, end=FAR),
+        "SET between moves": lambda model, _: masks.SET(sparse(model), every=FAR),
+        "Movement between prunings": lambda model, _: masks.Movement(sparse(model), 0.9, begin=FAR, end=FAR),
+        "SoftFilter": lambda model, _: masks.SoftFilter(prunus.Sparsifier(model), 0.5),
+        "EMA": lambda model, _: EMA(model),
+    }
+
+
+def rare(example: Tensor, device: str) -> dict[str, float]:
+    """Seconds of what is done once in many steps."""
+    model = network(device)
+    sparse = prunus.Sparsifier(model)
+    graph = prunus.trace(model, example)
+    return {
+        "HESSO chooses (a plan)": _timed(lambda: prunus.plan(graph, ratio=0.5), device),
+        "Gradual prunes, local": _timed(lambda: sparse.prune(0.5), device),
+        "Gradual prunes, global": _timed(lambda: sparse.prune(0.6, scope="global"), device),
+        "SoftFilter chooses": _timed(masks.SoftFilter(prunus.Sparsifier(model), 0.5).epoch_end, device),
+    }
+
+
+def _timed(work: Callable[[], Any], device: str) -> float:
+    _wait(device)
+    started = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def steps(name: str, make: Callable[..., Any], inputs: Tensor, count: int, device: str) -> tuple[float, float]:
+    """Median seconds of a step without the hook, and of the hook."""
+    model = network(device).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+    hook = make(model, optimizer)
+    targets = torch.arange(len(inputs), device=device) % 1000
+    own, added = [], []
+    for _ in range(count + 1):
+        started = time.perf_counter()
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), targets).backward()
+        _wait(device)
+        own.append(time.perf_counter() - started)
+        added.append(_timed(hook.before_step, device))
+        own[-1] += _timed(optimizer.step, device)
+        added[-1] += _timed(hook.after_step, device)
+    gc.collect()
+    return statistics.median(own[1:]), statistics.median(added[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    inputs = torch.randn(options.batch, 3, 224, 224, device=options.device)
+    rows, whole = [], []
+    for name, make in hooks(inputs[:1]).items():
+        own, added = steps(name, make, inputs, options.steps, options.device)
+        whole.append(own)
+        rows.append((name, f"{own:.3f} s", f"{added * 1000:.1f} ms", f"{added / own:.1%}"))
+        print(*rows[-1], sep="  ", flush=True)
+    title = f"ResNet-50, batch {options.batch} of 224x224, {options.device}, {options.threads} thread(s)"
+    print(Table(title, ("hook", "step without it", "hook", "share"), tuple(rows)).plain())
+    step = statistics.median(whole)
+    seldom = [
+        (name, f"{seconds:.2f} s", f"{seconds / step / 0.01:.0f}")
+        for name, seconds in rare(inputs[:1], options.device).items()
+    ]
+    print(Table("Now and then", ("what", "time", "1 % if once in ... steps"), tuple(seldom)).plain())
+
+
+if __name__ == "__main__":
+    main()

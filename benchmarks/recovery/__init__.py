@@ -1,0 +1,1 @@
+"""How well a pruned network recovers: method by method, on real digits."""

@@ -1,0 +1,141 @@
+"""The methods. Each gets the trained network and returns the small one; all train as many epochs after it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+import prunus
+from benchmarks.recovery.models import Job, train
+from prunus import masks
+from prunus.demo.data import Digits
+from prunus.plan import Plan
+from prunus.train import Loss, cross_entropy
+from prunus.train.distill import Distill, Features, Logits
+from prunus.train.regularizers import HESSO, L0, GroupLasso, GroupNorm, Growing, Slimming
+
+Method = Callable[[nn.Module, Digits, Job, int], nn.Module]
+STEPS = 110
+"""Of an epoch: 7,000 digits in batches of 64."""
+
+
+def planned(model: nn.Module, digits: Digits, job: Job, importance: str = "l2") -> Plan:
+    """What every method is to reach: the job's share of each group."""
+    return prunus.plan(model, digits.train.images[:1], ratio=job.ratio, importance=importance)
+
+
+def cut(dense: nn.Module, digits: Digits, job: Job, seed: int) -> nn.Module:
+    """Cut by L2 norms, and nothing else."""
+    return planned(dense, digits, job).apply(dense)
+
+
+def tuned(make: Callable[[nn.Module, nn.Module, Digits, Job], Loss]) -> Method:
+    """Cut by L2 norms, then train with a loss."""
+
+    def method(dense: nn.Module, digits: Digits, job: Job, seed: int) -> nn.Module:
+        small = cut(dense, digits, job, seed)
+        return train(small, digits, job, seed, job.recovery, make(dense, small, digits, job))
+
+    return method
+
+
+def scratch(dense: nn.Module, digits: Digits, job: Job, seed: int) -> nn.Module:
+    """The small architecture with new weights, trained as long as the dense one and the recovery together."""
+    torch.manual_seed(seed + 100)
+    small = planned(dense, digits, job).apply(job.make())
+    return train(small, digits, job, seed, job.epochs + job.recovery)
+
+
+def sparse(make: Callable[[Any, Digits, Job], Any], importance: str = "l2") -> Method:
+    """Train the dense network on with a hook, then cut as much; no training afterwards."""
+
+    def method(dense: nn.Module, digits: Digits, job: Job, seed: int) -> nn.Module:
+        model = copy.deepcopy(dense)
+        hook, optimizer = make(model, digits, job)
+        train(model, digits, job, seed, job.recovery, hooks=(hook,), optimizer=optimizer)
+        plan = hook.plan if isinstance(hook, HESSO | Growing) else planned(model, digits, job, importance)
+        return plan.apply(model)
+
+    return method
+
+
+def once(dense: nn.Module, digits: Digits, job: Job, seed: int) -> nn.Module:
+    """From new weights to the small network in one training."""
+    torch.manual_seed(seed)
+    model = job.make()
+    total = (job.epochs + job.recovery) * STEPS
+    hook = HESSO(_graph(model, digits), job.ratio, begin=total // 10, length=total // 10, periods=5)
+    train(model, digits, job, seed, job.epochs + job.recovery, hooks=(hook,))
+    return hook.plan.apply(model)
+
+
+def gates(dense: nn.Module, digits: Digits, job: Job, seed: int) -> nn.Module:
+    """L0 chooses by itself how many indices go."""
+    model = copy.deepcopy(dense)
+    hook = L0(_graph(model, digits), strength=3e-3, lr=0.05)
+    train(model, digits, job, seed, job.recovery, hooks=(hook,))
+    return hook.plan().apply(model)
+
+
+def soft_filters(dense: nn.Module, digits: Digits, job: Job, seed: int) -> nn.Module:
+    """Soft filter pruning; what is zero at the end is cut, whatever else is in its group."""
+    model = copy.deepcopy(dense)
+    hook = masks.SoftFilter(prunus.Sparsifier(model, skip=["fc3" if job.name == "LeNet" else "head"]), job.ratio)
+    train(model, digits, job, seed, job.recovery, hooks=(hook,))
+    return planned(model, digits, job).apply(model)
+
+
+def _graph(model: nn.Module, digits: Digits) -> Any:
+    return prunus.trace(model, digits.train.images[:1])
+
+
+def _lasso(model: nn.Module, digits: Digits, job: Job) -> Any:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=job.lr)
+    return GroupLasso(_graph(model, digits), 0.2, optimizer), optimizer
+
+
+def _hesso(model: nn.Module, digits: Digits, job: Job) -> Any:
+    total = job.recovery * STEPS
+    return HESSO(_graph(model, digits), job.ratio, begin=0, length=total // 10, periods=5), None
+
+
+def _growing(model: nn.Module, digits: Digits, job: Job) -> Any:
+    steps = job.recovery * STEPS
+    return Growing(model, planned(model, digits, job), delta=10 / (0.8 * steps / 5), ceiling=10.0, every=5), None
+
+
+def _loss(*terms: Any, task_weight: float = 0.3) -> Callable[[nn.Module, nn.Module, Digits, Job], Loss]:
+    def make(dense: nn.Module, small: nn.Module, digits: Digits, job: Job) -> Loss:
+        found = [term for each in terms for term in (each(job) if each is _taps else [each])]
+        example = digits.train.images[:2]
+        return Distill(dense, found, task_weight=task_weight, student=small, example=example)
+
+    return make
+
+
+def _taps(job: Job) -> list[Features]:
+    return [Features(path, weight=0.3) for path in job.taps]
+
+
+METHODS: Mapping[str, Method] = {
+    "cut by L2": cut,
+    "small from new weights": scratch,
+    "cut, fine-tune": tuned(lambda *_: cross_entropy),
+    "cut, distil (Hinton)": tuned(_loss(_HINTON := Logits("hinton", 0.7, {"temperature": 4.0}))),
+    "cut, distil (DKD)": tuned(_loss(Logits("dkd", 0.1, {"temperature": 4.0}), task_weight=1.0)),
+    "cut, distil (DIST)": tuned(_loss(Logits("dist", 1.0, {"temperature": 4.0}))),
+    "cut, distil (Hinton + FitNets)": tuned(_loss(_HINTON, _taps)),
+    "slimming, cut": sparse(lambda model, *_: (Slimming(model, 1e-2), None), "bn_scale"),
+    "group lasso, cut": sparse(_lasso),
+    "group norm, cut": sparse(lambda model, digits, job: (GroupNorm(_graph(model, digits), 3e-2), None)),
+    "GReg, cut": sparse(_growing),
+    "soft filters, cut": soft_filters,
+    "L0, cut what closed": gates,
+    "HESSO, cut": sparse(_hesso),
+    "HESSO from new weights, cut": once,
+}
+"""Those after "FitNets" aren't trained after the cut."""
