@@ -29,6 +29,7 @@ from prunus.trace import Graph, trace
 if TYPE_CHECKING:
     from prunus.deploy.acceleration import accelerate_sparse
     from prunus.deploy.export import export
+    from prunus.deploy.latency import Runtime
     from prunus.deploy.saving import load, save
     from prunus.deploy.sparse import load_sparse, save_sparse
     from prunus.masks.sparsifier import Sparsifier
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Runtime": "prunus.deploy.latency",
     "Sparsifier": "prunus.masks.sparsifier",
     "accelerate_sparse": "prunus.deploy.acceleration",
     "export": "prunus.deploy.export",
@@ -61,6 +63,7 @@ __all__ = [
     "Proof",
     "PruningTable",
     "PrunusError",
+    "Runtime",
     "SaveError",
     "Sensitivity",
     "Sparsifier",

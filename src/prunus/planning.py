@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from prunus import surgery
 from prunus.axes import Atom, Keep, atoms, count, keep_vector
-from prunus.budget import Asked, Points, Request, counts_within, latency_cost, read
+from prunus.budget import Asked, Points, Request, confirmed, counts_within, latency_cost, read
 from prunus.errors import InputError, NothingToPrune, PlanError
 from prunus.fitting import fit, freeze_misfit
 from prunus.importance import Criterion, Importance, Loss, cross_entropy, name_of, score
@@ -23,14 +23,15 @@ from prunus.plan import Plan
 from prunus.selection import Scores, check_ratio, choose_counts, choose_indices
 from prunus.surgery import AttributeChange, named_tensors
 from prunus.trace import Graph, trace
-from prunus.trace.construction import construction, has_config, tied
+from prunus.trace.construction import Construction, construction, has_config, tied
 from prunus.trace.modes import Record
 from prunus.trace.run import record_shapes
 from prunus.trace.standins import carry_shadows
 
 _ATTEMPTS = 25
 
-Choose = Callable[[Graph, Scores], tuple[dict[Atom, int], dict[str, Any]]]
+Choose = Callable[..., tuple[dict[Atom, int], dict[str, Any]]]
+"""From the graph and its scores: counts, and what to tell of them in the plan."""
 
 
 def plan(
@@ -103,23 +104,44 @@ def plan(
         **limits.told(),
         **({"uniform": True} if uniform else {}),
     }
-    for _ in range(_ATTEMPTS):
-        counts, told = choose(graph, scores)
-        if not counts:
-            raise NothingToPrune(_why_nothing(graph, asked, keep))
-        result = make_plan(graph, choose_indices(scores, counts), {**how, **told})
-        if not holds(graph, result, counts):
-            continue
-        if made is None:
-            return result
-        result, wrong = fit(graph, made, result, counts)
-        if wrong is None or not uniform:
-            return result
-        freeze_misfit(graph, wrong, counts)
-    raise PlanError(
-        f"no plan was found in {_ATTEMPTS} attempts: {type(graph.model).__name__} keeps resisting. "
-        "Print the graph and name the groups that fail in keep=[...]."
-    )
+    work = _Decision(graph, scores, made, uniform, {**asked, "keep": list(keep)}, how)
+    latency = next((limit for limit in read(budget) if limit.unit == "latency"), None) if budget else None
+    if latency is None or not callable(getattr(runtime, "compare", None)):
+        return work.plan(choose)
+    return confirmed(lambda factor: work.plan(partial(choose, factor=factor)), graph, latency, runtime)
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """All that a plan is made from but the counts."""
+
+    graph: Graph
+    scores: Scores
+    made: Construction | None
+    uniform: bool
+    asked: Mapping[str, Any]
+    how: Mapping[str, Any]
+
+    def plan(self, choose: Choose) -> Plan:
+        """Choose counts, make the plan, and run its skeleton; where something doesn't follow, freeze it and go on."""
+        graph, made = self.graph, self.made
+        for _ in range(_ATTEMPTS):
+            counts, told = choose(graph, self.scores)
+            if not counts:
+                raise NothingToPrune(_why_nothing(graph, self.asked))
+            result = make_plan(graph, choose_indices(self.scores, counts), {**self.how, **told})
+            if not holds(graph, result, counts):
+                continue
+            if made is None:
+                return result
+            result, wrong = fit(graph, made, result, counts)
+            if wrong is None or not self.uniform:
+                return result
+            freeze_misfit(graph, wrong, counts)
+        raise PlanError(
+            f"no plan was found in {_ATTEMPTS} attempts: {type(graph.model).__name__} keeps resisting. "
+            "Print the graph and name the groups that fail in keep=[...]."
+        )
 
 
 def _by_ratio(
@@ -144,7 +166,17 @@ def _by_ratio(
 def _by_budget(graph: Graph, ratio: Any, request: Request, runtime: Any) -> Choose:
     if ratio is not None:
         raise InputError("give a ratio or a budget, not both: the budget says how much goes.")
-    return partial(counts_within, request=replace(request, more=latency_cost(graph, runtime)))
+    timed = any(limit.unit == "latency" for limit in request.limits)
+    latency_cost(graph, runtime)  # refused early, and kept by the runtime
+    return partial(_within, request=request, runtime=runtime if timed else None)
+
+
+def _within(
+    graph: Graph, scores: Scores, request: Request, runtime: Any, factor: float = 1.0
+) -> tuple[dict[Atom, int], dict[str, Any]]:
+    """Counts within the budget, with ``factor`` on the limit of latency."""
+    limits = tuple(limit.times(factor) if limit.unit == "latency" else limit for limit in request.limits)
+    return counts_within(graph, scores, replace(request, limits=limits, more=latency_cost(graph, runtime)))
 
 
 def make_plan(graph: Graph, keep: Mapping[Atom, Keep], how: Mapping[str, Any]) -> Plan:
@@ -266,15 +298,13 @@ def _cut_in(graph: Graph, record: Record, counts: Mapping[Atom, int]) -> list[At
     return [a for axes in record.outputs for axis in axes for a in atoms(graph.space.resolve(axis)) if a in counts]
 
 
-def _why_nothing(graph: Graph, asked: Mapping[str, Any], keep: Sequence[str]) -> str:
+def _why_nothing(graph: Graph, asked: Mapping[str, Any]) -> str:
     free = graph.free
     if not free:
         reasons = list(dict.fromkeys(g.frozen for g in graph.groups if g.frozen))
         return "nothing can be cut, every axis is frozen: " + "; ".join(reasons[:5]) + ". See print(prunus.trace(...))."
     largest = max(g.size for g in free)
-    request = ", ".join(f"{name}={value!r}" for name, value in asked.items()) + (
-        f" with keep={list(keep)!r}" if keep else ""
-    )
+    request = " with ".join(f"{name}={value!r}" for name, value in asked.items() if value)
     return (
         f"{request} removes nothing: {len(free)} groups can be cut, the largest has {largest} indices. "
         "Ask for a larger ratio, keep less, or round less."

@@ -1,5 +1,6 @@
 """Budgets: costs predicted from the axes, a feasibility table, and one solver for every unit."""
 
+from prunus.budget.confirm import confirmed
 from prunus.budget.costs import UNITS, Cost, Costs
 from prunus.budget.decide import Points, Request, counts_within, feasibility, latency_cost
 from prunus.budget.feasibility import Feasibility, Reach
@@ -15,6 +16,7 @@ __all__ = [
     "Points",
     "Reach",
     "Request",
+    "confirmed",
     "counts_within",
     "feasibility",
     "latency_cost",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prunus.budget.costs import UNITS
 from prunus.errors import InputError, suggest
@@ -40,6 +40,11 @@ class Limit:
     def of(self, now: float) -> float:
         """The limit in the unit itself, for a model that costs ``now``."""
         return self.value * now if self.share else self.value
+
+    def times(self, factor: float) -> Limit:
+        """A limit ``factor`` times as high; a share ends at all."""
+        value = self.value * factor
+        return replace(self, value=min(value, 1.0) if self.share else value)
 
 
 def read(budget: Asked) -> tuple[Limit, ...]:

@@ -19,6 +19,7 @@ def prune(
     ratio: Annotated[float | None, typer.Option(help="Part of every group to remove, in [0, 1); else 0.5.")] = None,
     budget: Budgets = None,
     table: Table = None,
+    runtime: Annotated[str | None, typer.Option(help="For a budget of latency: onnx, torch, compile or cuda.")] = None,
     importance: Annotated[str, typer.Option(help="l1, l2, linf or random.")] = "l2",
     scope: Annotated[
         str | None, typer.Option(help="local: from each group alike; global: from all together (with a budget).")
@@ -39,6 +40,7 @@ def prune(
         args,
         ratio=ratio if table is None else table_of(table, ratio, budget),
         budget=budgets(budget),
+        runtime=None if runtime is None else prunus.Runtime(runtime),
         importance=importance,
         scope=scope,
         keep=keep or (),

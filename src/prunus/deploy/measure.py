@@ -163,8 +163,12 @@ def onnx_runner(
     return lambda: run(None, feed)
 
 
-def onnx_session(path: str | PathLike[str], threads: int | None = None) -> Any:
-    """An ``onnxruntime.InferenceSession`` on the CPU; raises InputError if ONNX Runtime isn't installed."""
+def onnx_session(path: str | PathLike[str] | bytes, threads: int | None = None) -> Any:
+    """An ``onnxruntime.InferenceSession`` on the CPU, of a file or a model's bytes.
+
+    Raises:
+        InputError: ONNX Runtime isn't installed.
+    """
     try:
         import onnxruntime
     except ImportError as error:
