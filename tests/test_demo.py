@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -193,3 +194,19 @@ def test_the_example_in_the_readme_runs(name, tmp_path, monkeypatch):
     parameters = sum(p.numel() for p in names["small"].parameters())
     assert f"{parameters / 1e6:.2f} M" in code and "11.69 M" in code
     assert (tmp_path / "small.onnx").is_file()
+
+
+NAMES = r"LeNet|torch|ONNX Runtime|Conv2d|Linear|(conv|fc)\d( \(\d+\))?|(random_un|ln_)structured [\d.]+|\*\{.*\}"
+
+
+def test_the_page_says_everything_in_chinese_too(done):
+    page = (done[1] / "report.zh-CN.html").read_text(encoding="utf-8")
+    body = re.sub(r"<pre>.*?</pre>", "", page[page.index("<main>") :], flags=re.DOTALL)
+    texts = {text.strip() for text in re.findall(r">([^<>]+)<", body)}
+    left = {t for t in texts if re.search("[A-Za-z]{3}", t) and not re.search("[\u4e00-\u9fff]", t)}
+    assert {t for t in left if not re.fullmatch(NAMES, t)} == set()
+    numbers = [re.findall(r"\d[\d,.]*\d", (done[1] / name).read_text("utf-8").split("<section>")[1]) for name in PAGES]
+    assert numbers[0] == numbers[1]  # the first table's, none lost or moved
+
+
+PAGES = ("report.html", "report.zh-CN.html")

@@ -31,7 +31,7 @@ LAYERS = [
     {"train", "masks"},
     {"deploy"},
     {"blockwise"},
-    {"demo"},
+    {"demo", "comparison"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

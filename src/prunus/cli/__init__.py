@@ -12,6 +12,7 @@ from prunus.cli.inspect import inspect
 from prunus.cli.masks import masks
 from prunus.cli.profile import profile
 from prunus.cli.prune import prune
+from prunus.cli.report import report
 from prunus.cli.sensitivity import sensitivity
 from prunus.errors import PrunusError
 
@@ -20,10 +21,9 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     help="Make trained PyTorch models really smaller and faster.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (inspect, profile, masks, sensitivity, prune, extract, demo):
+for command in (inspect, profile, masks, sensitivity, prune, extract, report, demo):
     app.command()(command)
 
 

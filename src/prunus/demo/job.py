@@ -27,6 +27,7 @@ from prunus.errors import InputError
 from prunus.plan import Plan
 from prunus.prove import Proof
 from prunus.report import write_report
+from prunus.report.language import translated
 from prunus.report.terminal import Terminal
 from prunus.sensitivity import Sensitivity
 from prunus.train import Loss, cross_entropy, distillation, fit
@@ -219,5 +220,7 @@ def _tell(outcome: Outcome, out: Path, terminal: Terminal) -> None:
     terminal.heading("7  Before and after")
     terminal.table(story.result_table(outcome))
     (out / "results.json").write_text(json.dumps(outcome.to_dict(), indent=2) + "\n", encoding="utf-8")
-    page = write_report(story.report(outcome), out / "report.html")
+    told = story.report(outcome)
+    page = write_report(told, out / "report.html")
+    write_report(translated(told, "zh-CN"), out / "report.zh-CN.html")
     terminal.done(f"{page} shows all of it; {outcome.seconds:.0f} s in all")

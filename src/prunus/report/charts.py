@@ -77,6 +77,24 @@ def speedup_figure(speedups: Mapping[str, float]) -> Figure:
     return figure
 
 
+def tradeoff_figure(points: Sequence[tuple[float, float, float | None]]) -> Figure:
+    """A point per ratio: parts of the parameters and MACs that are left, against the score or, without, each other."""
+    figure, axes = _canvas(5.6, 3.1)
+    parameters, macs = [100 * p for p, _, _ in points], [100 * m for _, m, _ in points]
+    scores = [score for _, _, score in points if score is not None]
+    if scores:
+        axes.plot(macs, scores, color=SERIES[0], marker="o", markersize=4.5, label="MACs left (%)")
+        axes.plot(parameters, scores, color=SERIES[1], marker="s", markersize=4.5, label="parameters left (%)")
+        axes.legend(frameon=False, loc="best", labelcolor=INK)
+        axes.set_ylabel("score")
+    else:
+        axes.plot(parameters, macs, color=SERIES[0], marker="o", markersize=4.5)
+        axes.set_xlabel("parameters left (%)")
+        axes.set_ylabel("MACs left (%)")
+    axes.set_xlim(102, 0)
+    return figure
+
+
 def groups_figure(network: Network) -> Figure:
     """A row per group, as long a bar as its share of the parameters; arcs for the weights from one group to another.
 

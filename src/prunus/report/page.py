@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from prunus.report.language import speaker
 from prunus.report.tables import Table
 
 
@@ -58,4 +59,4 @@ def render(report: Report) -> str:
 
     source = resources.files("prunus.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(source).render(report=report)
+    return environment.from_string(source).render(report=report, say=speaker(report.language))

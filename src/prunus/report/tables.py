@@ -40,6 +40,14 @@ def count(number: float) -> str:
     return f"{round(number):,}"
 
 
+def short(number: float) -> str:
+    """12345 -> "12,345"; from ten million on three digits and a unit: 39675904 -> "39.7 M"."""
+    if number < 1e7:
+        return count(number)
+    size, unit = (1e9, "G") if number >= 1e9 else (1e6, "M")
+    return f"{number / size:.3g} {unit}" if number < 1000 * size else f"{number / size:,.0f} {unit}"
+
+
 def kilobytes(number: float) -> str:
     """Bytes as decimal kB or MB with three significant digits or so: 240296 -> "240.3 kB"."""
     return f"{number / 1e6:,.2f} MB" if number >= 1e6 else f"{number / 1e3:,.1f} kB"

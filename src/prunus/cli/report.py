@@ -1,0 +1,38 @@
+"""``prunus report``: a large model beside the small one made of it, as one page."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunus.cli.options import Inputs, Model, Weights, build, examples, named
+
+
+def report(
+    model: Model,
+    folder: Annotated[Path, typer.Argument(help="What prunus saved: the folder with plan.json.")],
+    shapes: Inputs,
+    weights: Weights = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("report.html"),
+    evaluate: Annotated[
+        str, typer.Option(metavar="MODULE:NAME", help="A function from a model to a number, higher is better.")
+    ] = "",
+    language: Annotated[str, typer.Option(help="en or zh-CN.")] = "en",
+    onnx: Annotated[bool, typer.Option(help="Also time both in ONNX Runtime.")] = True,
+) -> None:
+    """Compare a saved small model with its original on one page: sizes, widths, proof, speed, what a cut costs."""
+    import prunus
+    from prunus.comparison import compare
+    from prunus.report import write_report
+    from prunus.report.language import translated
+
+    dense, args = build(model, weights), examples(shapes)
+    small = prunus.load(folder, lambda: build(model, None))
+    judge = named(evaluate) if evaluate else None
+    command = shlex.join(["prunus", *sys.argv[1:]])
+    page = translated(compare(dense, small, args, evaluate=judge, onnx=onnx, reproduce=command), language)
+    typer.echo(f"wrote {write_report(page, out)}: {page.summary}")
