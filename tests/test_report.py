@@ -6,6 +6,7 @@ import io
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -96,7 +97,7 @@ def test_written_whole_or_not_at_all(tmp_path):
     target = tmp_path / "report.html"
     target.write_text("old", encoding="utf-8")
     with pytest.raises(UndefinedError):
-        write_report(object(), target)
+        write_report(replace(page(), tiles=(object(),)), target)
     assert target.read_text(encoding="utf-8") == "old"
     write_report(page(), target)
     assert target.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
