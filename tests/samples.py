@@ -78,6 +78,14 @@ def b(*shape: int) -> Tensor:
     return torch.rand(shape, generator=_RNG) > 0.5
 
 
+def windows(args: list[Any], step: int) -> list[Any]:
+    """The arguments of ``as_strided`` for windows along dimension 1 of what is given."""
+    x, sizes = args[0], args[1]
+    outer, inner, last = x.stride()
+    first = x.shape[0] if sizes[0] == x.shape[0] or x.shape[0] < 3 else sizes[0]
+    return [x, [first, sizes[1], sizes[2], x.shape[2]], [outer, step * inner, inner, last]]
+
+
 # -- pointwise -----------------------------------------------------------------------------------------------------
 
 UNARY = (
@@ -201,7 +209,11 @@ add(
 )
 add("rot90", n(4, 5, 3), 2, [0, 2])
 add("as_strided", n(4, 5), [4, 5], [5, 1], adapt=lambda a: [a[0], list(a[0].shape), list(a[0].stride())])
-add("as_strided", n(4, 5), [3, 5], [5, 1])
+add("as_strided", n(4, 5), [3, 5], [5, 1], adapt=lambda a: [a[0], [3, a[0].shape[1]], list(a[0].stride())])
+# Overlapping windows of four along the middle dimension; strides follow what lies inside one step.
+add("as_strided", n(3, 8, 5), [3, 3, 4, 5], [40, 10, 5, 1], adapt=lambda a: windows(a, 2))
+add("as_strided", n(8, 3, 5).transpose(0, 1), [3, 3, 4, 5], [5, 30, 15, 1], adapt=lambda a: windows(a, 2))
+add("as_strided", n(3, 8, 5), [2, 4, 4, 5], [40, 10, 5, 1], adapt=lambda a: windows(a, 2))  # into the next row
 add("unfold", n(4, 9, 3), 1, 3, 2)
 add("pixel_shuffle", n(2, 12, 3, 5), 2)
 add("pixel_unshuffle", n(2, 3, 4, 10), 2)
@@ -468,6 +480,7 @@ add(
 )
 add("index_reduce", n(4, 5), 1, torch.tensor([2, 0, 4]), p(4, 3), "prod")
 add("index_fill", n(4, 5), 1, torch.tensor([2, 0, 4]), 2.0, how="int_Scalar")
+ROWS = ("dimension 0 of input", "how many are written depends on the values of the mask")
 add("index_put _index_put_impl _unsafe_index_put", n(4, 5), [None, torch.tensor([2, 0, 4])], n(4, 3))
 add(
     "index_put",
@@ -484,11 +497,19 @@ add(
     n(5),
     known=("frozen", "how many are written depends on the values of the mask"),
 )
+add(
+    "index_put",
+    n(4, 5, 3),
+    [torch.tensor([True, False, True, False])],
+    n(5, 3),
+    known=ROWS,
+)
 add("one_hot", i(4, 3, 5), 4)
 BY_VALUE = ("frozen", "how many come out depends on the values")
 add("nonzero", b(4, 5))
 add("masked_select", n(4, 5), b(4, 5), known=BY_VALUE)
 add("masked_scatter", n(4, 5), b(4, 5), n(4, 5), known=BY_VALUE)
+add("masked_scatter", n(4, 5), torch.tensor([[True], [False], [True], [True]]), n(3, 5), known=ROWS)
 add("bincount", i(5, 7))
 add("_unique2", i(5, 7), True, True, True)
 add("unique_dim", n(4, 5), 0, known=BY_VALUE)

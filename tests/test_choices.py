@@ -170,8 +170,22 @@ def test_choices_lead_another_run() -> None:
     assert first.run(aten.index.Tensor, (x, [mask]), {}).tolist() == [1, 2]
     assert first.run(aten._local_scalar_dense.default, (x.sum(),), {}) == 3
     mask.fill_(False)  # what is noted doesn't change with it
-    led, y = Choices(first.made), torch.tensor([0.0, 5.0, 7.0])
+    led, y = Choices(first.made), nn.Parameter(torch.tensor([0.0, 5.0, 7.0]), requires_grad=False)
     assert led.run(aten.nonzero.default, (y,), {}).flatten().tolist() == [0, 2]
-    assert led.run(aten.index.Tensor, (y, [y > 6]), {}).tolist() == [0, 7], "its own values at the other's places"
-    assert led.run(aten._local_scalar_dense.default, (y.sum(),), {}) == 3
+    large = led.run(aten.gt.Scalar, (y, 6), {})
+    assert led.run(aten.index.Tensor, (y, [large]), {}).tolist() == [0, 7], "its own values at the other's places"
+    total = led.run(aten.sum.default, (y,), {})
+    assert led.run(aten._local_scalar_dense.default, (total,), {}) == 3
     assert led.run(aten.nonzero.default, (y,), {}).flatten().tolist() == [1, 2], "its own when no more is given"
+
+
+def test_what_comes_from_constants_alone_is_not_led() -> None:
+    """A size that the code put into a tensor: led, the small model would read the original's."""
+    scalar = torch.ops.aten._local_scalar_dense.default
+    first = Choices()
+    assert first.run(scalar, (torch.IntTensor([24])[0],), {}) == 24
+    led, small = Choices(first.made), torch.IntTensor([12])
+    assert led.run(scalar, (small[0],), {}) == 12
+    weight, led = nn.Parameter(torch.tensor(12.0), requires_grad=False), Choices(first.made)
+    written = led.run(torch.ops.aten.copy_.default, (torch.zeros(3)[0], weight), {})
+    assert led.run(scalar, (written._base[0],), {}) == 24, "written through a view"

@@ -202,6 +202,29 @@ def test_sizes_that_nothing_can_tie_freeze() -> None:
     check(space, found, equations, [a, b, c, d])
 
 
+def test_of_products_that_share_nothing_one_factor_follows_one() -> None:
+    """Eight groups of six channels are as wide as four heads of twelve: twice as many depths go as channels."""
+    space = Space()
+    groups, channels, heads, depth = (space.fresh(n) for n in (8, 6, 4, 12))
+    equations = [equal(Count(product([groups, channels])), Count(product([heads, depth])))]
+    found = solve(space, equations, {})
+    check(space, found, equations, [groups, channels, heads, depth])
+    assert frozen(space, groups, channels, heads, depth) == [True, False, True, False]
+    assert found.complete({channels: 3}) == {channels: 3, depth: 6}
+
+
+def test_what_no_tensor_holds_follows_what_one_does() -> None:
+    """Only the counts of tensors' axes are chosen: nothing could go if they followed an axis that has none."""
+    for swapped in (False, True):
+        space = Space()
+        heads, copies, width = space.fresh(4), space.fresh(4), space.fresh(48)
+        sides = (Count(copies), Count(heads)) if swapped else (Count(heads), Count(copies))
+        equations = [equal(*sides), equal(Count(width), times(Count(copies), 12))]
+        found = solve(space, equations, {}, held=[heads, width])
+        check(space, found, equations, [heads, copies, width])
+        assert found.complete({heads: 2}) == {heads: 2, copies: 2, width: 24}
+
+
 def test_a_comparison_that_came_out_true_may_define_but_not_freeze() -> None:
     space = Space()
     a = space.fresh(8)

@@ -225,7 +225,7 @@ def _first_difference(
     old, new = _without_copies(expected), _without_copies(found)
     for (i, a), (j, b) in zip(old, new, strict=False):
         shapes = tuple(tuple(count(graph.space.resolve(axis), counts) for axis in axes) for axes in a.outputs)
-        if _plain(a.name) != _plain(b.name) or a.numbers != b.numbers or shapes != b.outputs:
+        if (_plain(a.name), a.numbers, a.reads, shapes) != (_plain(b.name), b.numbers, b.reads, b.outputs):
             return i, j
     if len(old) == len(new):
         return None

@@ -126,10 +126,10 @@ def _together(pooled: Iterable[Sequence[Group]], scores: Scores, ratio: float) -
 
 
 def choose_indices(scores: Scores, counts: Mapping[Atom, int]) -> dict[Atom, Keep]:
-    """Which indices stay: the highest scores of each atom; of equal ones the first."""
+    """Which indices stay: the highest scores of each atom; of equal ones, and of an axis of no tensor, the first."""
     result: dict[Atom, Keep] = {}
     for atom, n in counts.items():
         mask = np.zeros(atom.size, dtype=bool)
-        mask[np.argsort(-scores[atom], kind="stable")[:n]] = True
+        mask[np.argsort(-scores[atom], kind="stable")[:n] if atom in scores else slice(n)] = True
         result[atom] = mask
     return result

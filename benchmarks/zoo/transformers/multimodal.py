@@ -32,9 +32,9 @@ def cases() -> Iterator[Case]:
     yield arch("ChineseCLIPModel", _joint, **_PAIR)
     yield arch("AltCLIPModel", _joint, **{**_PAIR, "text_config": {**TEXT, **_END, "project_dim": 40}})
     yield arch("CLIPSegForImageSegmentation", _joint, **_PAIR, reduce_dim=20, decoder_num_attention_heads=4, **_SEG)
-    yield arch("GroupViTModel", _joint, **_GROUPVIT)
+    yield arch("GroupViTModel", _joint, left=0.8, why=_RETURNED, **_GROUPVIT)
     yield arch("XCLIPModel", _clip, **_XCLIP)
-    yield arch("FlavaModel", _flava, **_FLAVA)
+    yield arch("FlavaModel", _flava, left=0.7, why=_RETURNED, **_FLAVA)
     yield arch("AlignModel", lambda: {**ids(), **pixels(64)()}, **_ALIGN)
     yield arch("BlipForConditionalGeneration", _joint, **_BLIP)
     yield arch("Blip2ForConditionalGeneration", _marked(4), **_BLIP2)
@@ -59,6 +59,7 @@ def cases() -> Iterator[Case]:
     yield arch("FuyuForCausalLM", _fuyu, **_FUYU)
 
 
+_RETURNED = "the hidden states that it returns are its residual streams, as wide as the towers"
 _SEG = {"extract_layers": [0, 1], "decoder_intermediate_size": 32}
 _GROUPVIT: dict[str, Any] = {
     "text_config": {**TEXT, **_END},
@@ -97,7 +98,7 @@ _FLAVA: dict[str, Any] = {
 _ALIGN: dict[str, Any] = {
     "text_config": TEXT,
     "vision_config": {"image_size": 64, "width_coefficient": 0.5, "depth_coefficient": 0.5, "hidden_dim": 640},
-    "projection_dim": 640,
+    "projection_dim": 160,
 }
 _BLIP: dict[str, Any] = {"text_config": {**TEXT, **_END, "encoder_hidden_size": 40}, "vision_config": _NARROW}
 _OPT = {"model_type": "opt", **{k: v for k, v in TEXT.items() if k != "intermediate_size"}, "ffn_dim": 80}
@@ -218,7 +219,13 @@ _LAYOUT = {"coordinate_size": 8, "shape_size": 8, "input_size": 32, "patch_size"
 _LAYOUT |= {"rel_pos_bins": 8, "rel_2d_pos_bins": 8}
 _MGP = {"image_size": [32, 32], "patch_size": 8, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 _MGP |= {"max_token_length": 5, "num_character_labels": 11, "num_bpe_labels": 13, "num_wordpiece_labels": 17}
-_FUYU: dict[str, Any] = {**TEXT, "image_size": 32, "patch_size": 8, "text_config": {"model_type": "persimmon", **TEXT}}
+_FUYU: dict[str, Any] = {
+    **TEXT,
+    "image_size": 32,
+    "patch_size": 8,
+    "image_token_id": 7,
+    "text_config": {"model_type": "persimmon", **TEXT},
+}
 
 
 def _clip() -> dict[str, Any]:
@@ -295,4 +302,6 @@ def _page() -> dict[str, Any]:
 
 
 def _fuyu() -> dict[str, Any]:
-    return {"input_ids": tokens(2, 9), "image_patches": torch.randn(2, 3, 192)}
+    text = tokens(2, 9)
+    text[:, 1:4] = 7
+    return {"input_ids": text, "image_patches": torch.randn(2, 3, 192)}

@@ -16,7 +16,7 @@ _SMALL = {"vocab_size": VOCABULARY, "hidden_size": 48, "num_hidden_layers": 2}
 def cases() -> Iterator[Case]:
     yield arch("MambaForCausalLM", ids, sample=True, **_SMALL, state_size=6)
     yield arch("Mamba2ForCausalLM", ids, **_SMALL, state_size=6, num_heads=8, head_dim=12, n_groups=2, chunk_size=4)
-    yield arch("FalconMambaForCausalLM", ids, **_SMALL, state_size=6)
+    yield arch("FalconMambaForCausalLM", ids, by_proof=_IN_A_FUNCTION, **_SMALL, state_size=6)
     yield arch("RwkvForCausalLM", ids, **_SMALL, attention_hidden_size=40, context_length=16)
     yield arch("JambaForCausalLM", ids, **GROUPED, **_JAMBA)
     yield arch("ZambaForCausalLM", ids, **GROUPED, **_ZAMBA)
@@ -26,15 +26,21 @@ def cases() -> Iterator[Case]:
     yield arch("GraniteMoeHybridForCausalLM", ids, **GROUPED, **_BAMBA, **_HYBRID)
     yield arch("NemotronHForCausalLM", ids, **GROUPED, **_NEMOTRON)
     yield arch("RecurrentGemmaForCausalLM", ids, **_GRIFFIN)
-    yield arch(
-        "xLSTMForCausalLM", ids, **_SMALL, num_heads=4, chunk_size=4, chunkwise_kernel="chunkwise--native_autograd"
-    )
+    yield arch("xLSTMForCausalLM", ids, by_proof=_EACH_HEAD, **_SMALL, **_XLSTM)
     yield arch("PatchTSTForPrediction", _past(16), **_PATCHES)
-    yield arch("PatchTSMixerForPrediction", _past(16), **_MIXER)
+    yield arch("PatchTSMixerForPrediction", _past(16), left=0.7, why=_RETURNED, **_MIXER)
     for name in ("TimeSeriesTransformer", "Autoformer", "Informer"):
         yield arch(f"{name}ForPrediction", _series, **_SERIES, **_OWN.get(name, {}))
     yield arch("TimesFmModelForPrediction", lambda: {"past_values": [torch.randn(16)] * 2}, **_TIMES)
-    yield arch("DecisionTransformerModel", _episode, state_dim=5, act_dim=3, hidden_size=48, n_layer=2, n_head=4)
+    yield arch("DecisionTransformerModel", _episode, **_DECISION)
+
+
+_IN_A_FUNCTION = "its code takes a root mean square over the time step, in a function"
+_EACH_HEAD = "its code normalizes each head by itself"
+_RETURNED = "the hidden state that it returns is its residual stream, as wide as the model"
+_XLSTM = {"num_heads": 4, "chunk_size": 4, "chunkwise_kernel": "chunkwise--native_autograd"}
+_DECISION = {"state_dim": 5, "act_dim": 3, "hidden_size": 48, "n_layer": 2, "n_head": 4, "max_ep_len": 24}
+_DECISION |= {"n_positions": 32}
 
 
 _JAMBA = {

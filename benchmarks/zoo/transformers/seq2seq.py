@@ -39,11 +39,15 @@ def cases() -> Iterator[Case]:
         yield arch(model, both, **_BART)
     yield arch("BigBirdPegasusForConditionalGeneration", both, **_BART, attention_type="original_full")
     yield arch("PegasusXForConditionalGeneration", _blocks, **_BART, num_global_tokens=3, block_size=4)
-    yield arch("LEDForConditionalGeneration", both, **_BART, **_LONG, attention_window=4)
+    yield arch("LEDForConditionalGeneration", _globally, left=0.9, why=_RETURNED, **_BART, **_LONG, attention_window=4)
     yield arch("MvpForConditionalGeneration", both, **_BART)
     yield arch("FSMTForConditionalGeneration", both, **_FSMT)
-    yield arch("ProphetNetForConditionalGeneration", both, **_PROPHET)
-    yield arch("UdopForConditionalGeneration", _boxes, **_T5)
+    yield arch("ProphetNetForConditionalGeneration", both, left=0.9, why=_RETURNED, **_PROPHET)
+    yield arch("UdopForConditionalGeneration", _boxes, **_T5, **_PAGE)
+
+
+_RETURNED = "the encoder's hidden state is an output; attention is reshaped to its width by number"
+_PAGE = {"max_2d_position_embeddings": 64, "image_size": 32, "patch_size": 8}
 
 
 _GEMMA = {**GROUPED, "head_dim": 16, "sliding_window": 4}
@@ -66,6 +70,13 @@ _PROPHET = {
 
 def _boxes() -> dict[str, Any]:
     return {**both(), "bbox": torch.rand(2, 7, 4)}
+
+
+def _globally() -> dict[str, Any]:
+    """The first token attends to all, and all to it."""
+    first = torch.zeros(2, 7, dtype=torch.long)
+    first[:, 0] = 1
+    return {**both(), "global_attention_mask": first}
 
 
 def _blocks() -> dict[str, Any]:

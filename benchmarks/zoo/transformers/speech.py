@@ -36,13 +36,15 @@ def cases() -> Iterator[Case]:
     yield arch("ASTForAudioClassification", lambda: {"input_values": torch.randn(2, 24, 16)}, **_AST)
     yield arch("SpeechT5ForSpeechToText", _spoken, **_SPEECHT5)
     yield arch("ClapAudioModelWithProjection", lambda: {"input_features": torch.randn(2, 1, 64, 16)}, **_CLAP)
-    yield arch("EncodecModel", waveform_channels, **_ENCODEC)
+    yield arch("EncodecModel", waveform_channels, by_proof=_NORMED, **_ENCODEC)
     yield arch("DacModel", waveform_channels, **_DAC)
-    yield arch("VitsModel", lambda: {"input_ids": tokens(1, 7)}, **_VITS)
+    yield arch("VitsModel", lambda: {"input_ids": tokens(1, 7)}, left=0.8, why=_UNREACHED, **_VITS)
     yield arch("FastSpeech2ConformerModel", lambda: {"input_ids": tokens(1, 7)}, **_FAST)
     yield arch("ParakeetForCTC", lambda: {"input_features": torch.randn(2, 32, 16)}, **_PARAKEET)
 
 
+_UNREACHED = "its posterior encoder is for training, which transformers doesn't implement: nothing reaches it"
+_NORMED = "weight norm divides a row by its length, which is zero where the row is zeroed"
 _BERT = {**VISION, "vocab_size": 32, "feature_projection_input_dim": 20, "conv_depthwise_kernel_size": 3}
 _BERT |= {"left_max_position_embeddings": 6, "right_max_position_embeddings": 3}
 _DECODE = {

@@ -29,6 +29,10 @@ class Space:
         result._bound, result._reasons = dict(self._bound), dict(self._reasons)
         return result
 
+    def become(self, other: Space) -> None:
+        """Know what ``other`` knows, and no more."""
+        self._bound, self._reasons = dict(other._bound), dict(other._reasons)
+
     # -- making and reading --------------------------------------------------------------------------------------
 
     def fresh(self, size: int, frozen: str | None = None) -> Axis:

@@ -13,6 +13,7 @@ from prunus.operators import (
     regions,
     shape,
     spectral,
+    striding,
 )
 from prunus.operators.pointwise import find
 from prunus.operators.table import TABLE, Call, Row, operator_name, unsupported
@@ -37,6 +38,7 @@ __all__ = [
     "regions",
     "shape",
     "spectral",
+    "striding",
     "unsupported",
     "work_of",
 ]

@@ -104,10 +104,9 @@ def masked_scatter(call: Call) -> Axes:
     mask, axes = call.arg("mask"), call.first()
     chosen, source = call.axes("mask"), call.axes("source")
     whole = 0
-    while whole < min(mask.dim(), len(source)) and _repeats(mask, source, whole + 1):
+    while whole < min(mask.dim(), len(source)) and _repeats(mask, axes, source, whole + 1):
         whole += 1
-        call.unify(axes[-whole], chosen[-whole])
-        call.unify(axes[-whole], source[-whole])
+        call.space.unify_all(axis[-whole] for axis in (axes, source, chosen) if axis[-whole].size > 1)
         call.reduces(axes[-whole])  # a removed index must not take its part of the source
     for each in (axes, chosen, source):
         for axis in each[: len(each) - whole]:
@@ -115,8 +114,10 @@ def masked_scatter(call: Call) -> Axes:
     return axes
 
 
-def _repeats(mask: Tensor, source: Axes, back: int) -> bool:
-    return mask.stride(-back) == 0 and mask.shape[-back] == source[-back].size
+def _repeats(mask: Tensor, axes: Axes, source: Axes, back: int) -> bool:
+    """Whether the mask is the same all along a dimension, which the source has too."""
+    same = mask.shape[-back] == 1 or (mask.stride(-back) == 0 and mask.shape[-back] == source[-back].size)
+    return same and axes[-back].size == source[-back].size > 1
 
 
 @row("index_select", preserves_zero=False)
@@ -197,17 +198,32 @@ def scatter(call: Call) -> Axes:
 
 @row("index_put", "_index_put_impl", "_unsafe_index_put", preserves_zero=False)
 def index_put(call: Call) -> Axes:
-    """Writes at indexed positions; those and the indices are frozen, other dimensions pass."""
+    """Writes at indexed positions; those and the indices are frozen, other dimensions pass. So do those that a mask in
+    front of them doesn't lie on: whole rows are written.
+    """
     axes = call.first()
     given = list(call.arg("indices"))
     if _has_mask(given):
-        _freeze_all(call, "written by a boolean mask")
-        return axes
+        return _written(call, axes, given)
     places = _place(call, axes, given)
     for t in given:
         for axis in call.axes_of(t) if t is not None else ():
             call.freeze(axis, "places that index_put() writes to")
     broadcast(call, [places, call.axes("values")])
+    return axes
+
+
+def _written(call: Call, axes: Axes, given: list[Tensor | None]) -> Axes:
+    """``x[mask] = rows``; masks in any other place freeze everything."""
+    reason = "written by a boolean mask"
+    mask, values = given[0], call.axes("values")
+    if mask is None or any(t is not None for t in given[1:]):
+        _freeze_all(call, reason)
+        return axes
+    rows = axes[mask.dim() :]
+    for axis in (*axes[: mask.dim()], *call.axes_of(mask), *values[: -len(rows) or None]):
+        call.freeze(axis, reason)
+    broadcast(call, [rows, values[len(values) - min(len(values), len(rows)) :]])
     return axes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prunus.axes import UNIT, Axes, Axis, product, total
-from prunus.operators.table import Call, Outputs, broadcast, dims, row
+from prunus.operators.table import Call, broadcast, dims, row
 
 
 @row("view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten", "flatten")
@@ -218,20 +218,6 @@ def reorder(call: Call) -> Axes:
     for d in chosen:
         call.freeze(axes[d], f"{call.name}() along it")
     return tuple(axis if d not in chosen else call.fresh(shape[d], f"{call.name}()") for d, axis in enumerate(axes))
-
-
-@row("as_strided")
-def as_strided(call: Call) -> Outputs:
-    """Only the trivial form, the same shape and the same strides wherever they matter, keeps its axes."""
-    axes, size, offset = call.first(), list(call.arg("size")), call.arg("storage_offset")
-    before = call.strides if call.name.endswith("_") else call.args[0].stride()  # in place, it has already changed
-    same = before is not None and size == [axis.size for axis in axes]
-    same = same and all(n == 1 or a == b for n, a, b in zip(size, call.arg("stride"), before or (), strict=True))
-    if same and offset in (None, call.args[0].storage_offset()):
-        return axes
-    for axis in axes:
-        call.freeze(axis, "as_strided() over it")
-    return call.frozen_outputs("as_strided()")
 
 
 @row("unfold")

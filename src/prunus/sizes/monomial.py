@@ -121,7 +121,7 @@ class Balance:
 
 def balance(left: Monomial, right: Monomial) -> Balance:
     """Keep ``left == right``, which holds at full sizes: each factor follows its like in the other product. Of the rest
-    a single factor follows several where that comes out even; otherwise the rest is frozen.
+    a single factor follows several where that comes out even, or one follows one; otherwise the rest is frozen.
     """
     pairs, mine, theirs = _likes(left.atoms, right.atoms)
     follow = [(a, Count(b)) for a, b in pairs if a is not b]
@@ -132,7 +132,23 @@ def balance(left: Monomial, right: Monomial) -> Balance:
                 rest = tuple(a for a in several if a not in frozen)
                 constant = single[0].size // math.prod(a.size for a in rest)
                 return Balance(frozen, (*follow, (single[0], Monomial(constant, rest).expression())))
+    pair = _largest_pair(mine, theirs)
+    if pair is not None:
+        follower, source = pair
+        frozen = tuple(atom for atom in (*mine, *theirs) if atom not in pair)
+        return Balance(frozen, (*follow, (follower, Monomial(follower.size // source.size, (source,)).expression())))
     return Balance((*mine, *theirs), tuple(follow))
+
+
+def _largest_pair(mine: Sequence[Atom], theirs: Sequence[Atom]) -> tuple[Atom, Atom] | None:
+    """Of two factors, one on each side, one of which divides the other: the larger, which can follow the smaller."""
+    pairs = [(max(a, b, key=_size), min(a, b, key=_size)) for a in mine for b in theirs]
+    once = [(a, b) for a, b in pairs if (*mine, *theirs).count(a) == (*mine, *theirs).count(b) == 1]
+    return max((p for p in once if p[0].size % p[1].size == 0), key=lambda p: p[0].size * p[1].size, default=None)
+
+
+def _size(atom: Atom) -> int:
+    return atom.size
 
 
 def _likes(left: Sequence[Atom], right: Sequence[Atom]) -> tuple[list[tuple[Atom, Atom]], list[Atom], list[Atom]]:

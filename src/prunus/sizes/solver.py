@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from prunus.axes import Atom, Axis, Product, Space, product
+from prunus.axes import Atom, Axis, Product, Space, atoms, product
 from prunus.sizes.expression import (
     Arithmetic,
     Attribute,
@@ -59,9 +59,17 @@ class Sizes:
         return {attribute: value for attribute, value in new.items() if value != self.values[attribute]}
 
 
-def solve(space: Space, equations: Iterable[Equation], values: Mapping[Attribute, int]) -> Sizes:
-    """Solve ``equations``, freezing atoms in ``space`` where nothing else helps."""
+def solve(
+    space: Space, equations: Iterable[Equation], values: Mapping[Attribute, int], held: Iterable[Axis] | None = None
+) -> Sizes:
+    """Solve ``equations``, freezing atoms in ``space`` where nothing else helps.
+
+    Args:
+        held: the axes of the model's tensors, whose counts can be chosen: others follow them. All can, if not given.
+    """
     solver = _Solver(space, values)
+    if held is not None:
+        solver.held = {atom for axis in held for atom in atoms(space.resolve(axis))}
     return solver.solve(list(equations))
 
 
@@ -79,6 +87,7 @@ class _Solver:
     def __init__(self, space: Space, values: Mapping[Attribute, int]) -> None:
         self.space = space
         self.values = values
+        self.held: Container[Atom] | None = None
         self.definitions: dict[Attribute, Expression] = {}
         self.followers: dict[Atom, Expression] = {}
         self.samples: list[dict[Atom, int]] = []
@@ -297,11 +306,21 @@ class _Solver:
         return atom not in seen
 
     def _let_follow(self, atom: Atom, expr: Expression) -> None:
+        source = expr.axis if isinstance(expr, Count) else None
+        if isinstance(source, Atom) and self._is_rather_led(source, atom):
+            atom, expr = source, Count(atom)
         pending = {**self.followers, atom: expr}
         self.followers = {}
         for follower in pending:
             self._place(follower, pending)
         self._refresh()
+
+    def _is_rather_led(self, atom: Atom, by: Atom) -> bool:
+        """Whether ``atom``, which no tensor holds, can follow one that a tensor does."""
+        return self._is_held(by) and not self._is_held(atom) and self._may_follow(atom, Count(by))
+
+    def _is_held(self, atom: Atom) -> bool:
+        return self.held is None or atom in self.held
 
     def _place(self, atom: Atom, pending: Mapping[Atom, Expression]) -> None:
         """Append a follower after those that it reads itself."""

@@ -2,7 +2,8 @@
 
 Two networks that compute different values (the original and one that was cut) decide otherwise, and then no longer run
 the same operators on the same sizes. So a run notes its choices, and another run of the same code can be *led* through
-them: it computes its own values, and decides as the first did.
+them: it computes its own values, and decides as the first did. Only what comes from parameters or chance is led: a size
+that the code puts into a tensor must be seen to be another.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+_COMPUTED = "_prunus_computed"
 _TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 _UNTAGGED = {"torchvision::nms"}
 # Their second argument may be a mask: what it takes is the choice, not the values that are taken.
@@ -30,11 +32,21 @@ class Choices:
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """``func(*args, **kwargs)``, with its choice noted or led."""
+        values = [v for v in pytree.tree_leaves((args, kwargs)) if isinstance(v, Tensor)]
+        computed = torch.Tag.nondeterministic_seeded in func.tags or any(map(_is_computed, values))
+        result = self._run(func, args, kwargs, computed)
+        if computed:
+            _mark(result)
+            if func._schema.is_mutable:
+                _mark([t._base for t in values])
+        return result
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], computed: bool) -> Any:
         name = func._schema.name
         if name in _MASKED:
             return func(args[0], self._masks(args[1]), *args[2:], **kwargs)
         if name in _UNTAGGED or _TAGS.intersection(func.tags):
-            return _own(self._choose(func(*args, **kwargs)))
+            return _own(self._choose(func(*args, **kwargs), computed))
         return func(*args, **kwargs)
 
     def _masks(self, value: Any) -> Any:
@@ -45,12 +57,26 @@ class Choices:
         once = value  # an expanded dimension repeats itself, and may be longer here than there
         for d, stride in enumerate(value.stride()):
             once = once.narrow(d, 0, 1) if stride == 0 and value.shape[d] else once
-        return self._choose(once).expand(value.shape)
+        return self._choose(once, _is_computed(value)).expand(value.shape)
 
-    def _choose(self, found: Any) -> Any:
-        chosen = next(self._given, found)
+    def _choose(self, found: Any, computed: bool) -> Any:
+        given = next(self._given, found)
+        chosen = given if computed else found
         self.made.append(_own(chosen))
         return chosen
+
+
+def _is_computed(tensor: Tensor | None) -> bool:
+    """Whether it, or what it is a view of, comes from parameters or from chance."""
+    if tensor is None:
+        return False
+    return isinstance(tensor, nn.Parameter) or _COMPUTED in tensor.__dict__ or _is_computed(tensor._base)
+
+
+def _mark(outputs: Any) -> None:
+    for tensor in pytree.tree_leaves(outputs):
+        if isinstance(tensor, Tensor):
+            tensor.__dict__[_COMPUTED] = True
 
 
 def _own(value: Any) -> Any:

@@ -106,9 +106,10 @@ def tied(graph: Graph, made: Construction) -> Graph:
         for axis in graph.tensors[name]:
             space.freeze(axis, f"{name} isn't saved: the constructor computes it from the config")
     equations = [*graph.equations, *made.equations]
-    sizes = solve(space, equations, made.values)
+    held = [axis for axes in graph.tensors.values() for axis in axes]
+    sizes = solve(space, equations, made.values, held)
     while _hold_all_but_one(space, sizes):
-        sizes = solve(space, equations, made.values)
+        sizes = solve(space, equations, made.values, held)
     return replace(graph, space=space, equations=equations, sizes=sizes, failures=set())
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from prunus.axes import Axis, product
-from prunus.sizes import Count, Expression, Ledger, Size, expression
+from prunus.operators.striding import memory_order, relaid
+from prunus.sizes import Arithmetic, Count, Expression, Ledger, Size, expression
 from prunus.trace.modes import AxisMode
 
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
@@ -91,6 +92,8 @@ class SizeMode(OpenMode):
             return self._shape(args[0]) if func == _SHAPE else result
         if name in ("size", "numel", "nelement", "__len__"):
             return self._size(name, args, kwargs, result)
+        if name == "stride":
+            return self._strides(args, kwargs, result)
         handler = HANDLERS.get(name)
         if handler is not None:
             handler(self, args, kwargs, result)
@@ -113,6 +116,14 @@ class SizeMode(OpenMode):
         if name == "size":
             return self._sized(axes[kwargs.get("dim", args[1] if len(args) > 1 else 0)])
         return self._sized(axes[0] if name == "__len__" else product(axes))
+
+    def _strides(self, args: Any, kwargs: dict[str, Any], result: Any) -> Any:
+        """Where a tensor fills its memory, a stride is the size of all that lies inside one step."""
+        axes, strides = self.axes.axes_of(args[0]), list(torch.Tensor.stride(args[0]))
+        order = memory_order([axis.size for axis in axes], strides) or []
+        for i, d in enumerate(order):
+            strides[d] = self._sized(product(axes[e] for e in order[i + 1 :]))
+        return tuple(strides) if isinstance(result, tuple) else strides[_dim(args, kwargs, 1)]
 
     # -- taking them in ------------------------------------------------------------------------------------------
 
@@ -177,6 +188,29 @@ def _match(mode: SizeMode, sizes: list[Any], result: Tensor, what: str) -> None:
     if len(sizes) == len(axes):
         for size, axis in zip(sizes, axes, strict=True):
             mode.require(size, axis, what)
+
+
+@handles("as_strided")
+def _strided(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Tensor) -> None:
+    """Sizes are those of the result; a step over whole blocks is a multiple of their size."""
+    names = ("size", "stride", "storage_offset")
+    given: list[Any] = [kwargs.get(k, args[i] if len(args) > i else None) for i, k in enumerate(names, 1)]
+    size, stride, offset = given
+    axes = mode.axes.axes_of(args[0])
+    order = memory_order([axis.size for axis in axes], torch.Tensor.stride(args[0]))
+    if offset or order is None or not all(isinstance(step, int) for step in stride):
+        for axis in axes:
+            mode.axes.space.freeze(axis, "as_strided() over it")
+        return
+    _match(mode, list(size), result, "is laid out anew")
+    found = relaid(axes, order, result.shape, stride)
+    stays, block = {**found.front, **found.back}, product(axes[d] for d in found.back.values())
+    for d, step in enumerate(stride):
+        inside: Expression = Arithmetic("*", int(step) // block.size, Count(block))
+        if d in stays:
+            inside = Count(product(found.behind(axes, stays[d])))
+        if result.shape[d] > 1:
+            mode.ledger.require(expression(step), inside, "is laid out anew, in steps,")
 
 
 @handles("unflatten")

@@ -115,7 +115,8 @@ class Graph:
         """Mark atoms as not to be cut, with all that follows from it."""
         for atom in found:
             self.space.freeze(atom, reason)
-        self.sizes = solve(self.space, self.equations, self.sizes.values)
+        held = (axis for axes in self.tensors.values() for axis in axes)
+        self.sizes = solve(self.space, self.equations, self.sizes.values, held)
         self.__dict__.pop("groups", None)
 
     def group(self, name: str) -> Group:

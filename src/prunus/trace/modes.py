@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,8 +17,9 @@ from prunus.errors import InputError, PrunusError
 from prunus.operators import Call, Work, find, unsupported, work_of
 from prunus.trace.choices import Choices
 from prunus.trace.inference import infer
-from prunus.trace.standins import AXES, NAME, SHADOW, SHADOW_LIMIT, meta_like, set_mark, shadow_of
+from prunus.trace.standins import AXES, NAME, SEEN, SHADOW, SHADOW_LIMIT, meta_like, set_mark, shadow_of
 
+_FEW = 16
 _CONSTANT_FACTORIES = {
     *"arange zeros ones full eye linspace scalar_tensor tril_indices triu_indices lift_fresh".split(),
 }
@@ -34,12 +35,15 @@ class ValuesNeeded(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One operator call of a run: its name, the module it ran in, and the plain numbers it was given."""
+    """One operator call of a run: its name, the module it ran in, the plain numbers that it was given (those in small
+    tensors that the code made out of nothing too), and the parameters.
+    """
 
     name: str
     module: str
     numbers: tuple[float, ...]
     outputs: tuple[Any, ...]  # axes when learning, shapes when recording
+    reads: tuple[str, ...] = ()
 
 
 class RunMode(TorchDispatchMode):
@@ -62,6 +66,9 @@ class RunMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         self.strides = args[0].stride() if func is torch.ops.aten.as_strided_.default else None
+        given = [t for t in _flat((args, tuple(kwargs.values()))) if isinstance(t, Tensor)]
+        constants = tuple(number for t in given if SEEN not in t.__dict__ for number in _values(t))
+        reads = tuple(t.__dict__[NAME] for t in given if isinstance(t, nn.Parameter) and NAME in t.__dict__)
         if self.real:
             result = self.choices.run(func, args, kwargs)
         else:
@@ -69,8 +76,11 @@ class RunMode(TorchDispatchMode):
             kwargs = {key: self._stand_in(a) for key, a in kwargs.items()}
             result = self._run(func, args, kwargs)
         outputs = [out for out in _flat(result) if isinstance(out, Tensor)]
+        for out in outputs:
+            set_mark(out, SEEN, True)
         learned = self.learn(func, args, kwargs, outputs)
-        self.records.append(Record(func._schema.name, self.modules[-1], _numbers(func, args), learned))
+        numbers = (*_numbers(func, args), *constants)
+        self.records.append(Record(func._schema.name, self.modules[-1], numbers, learned, reads))
         return result
 
     # -- running without values ----------------------------------------------------------------------------------
@@ -149,6 +159,13 @@ def _number_places(func: OpOverload) -> tuple[int, ...]:
 def _numbers(func: OpOverload, args: Any) -> tuple[float, ...]:
     given = (args[i] for i in _number_places(func) if i < len(args))
     return tuple(n for n in given if isinstance(n, int | float) and n == n)
+
+
+def _values(tensor: Tensor) -> tuple[float, ...]:
+    """The numbers in a constant that the code made without an operator, if they are few: they may come from a size."""
+    if tensor.is_meta or tensor.is_complex() or tensor.numel() > _FEW:
+        return ()
+    return tuple(n for n in tensor.detach().flatten().tolist() if n == n)
 
 
 def _storage(tensor: Tensor) -> int:

@@ -23,7 +23,7 @@ from prunus.trace.choices import Choices
 from prunus.trace.functions import OpenMode, SizeMode
 from prunus.trace.graph import Graph, Run
 from prunus.trace.modes import AxisMode, Record, RowError, RunMode, ShapeMode
-from prunus.trace.standins import AXES, NAME, mark_names, meta_copy, meta_inputs, set_mark
+from prunus.trace.standins import AXES, NAME, SEEN, mark_names, meta_copy, meta_inputs, set_mark
 
 
 def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> Graph:
@@ -111,7 +111,7 @@ class _Tracer:
         self._freeze_unreached()
         equations = list(self.ledger.equations.values())
         self.ledger.close()
-        sizes = solve(self.space, equations, self.values)
+        sizes = solve(self.space, equations, self.values, (a for axes in self.axes.values() for a in axes))
         tensors = {
             name: tuple(self.space.resolve(axis) for axis in self.axes[id(tensor)])
             for name, tensor in self.tensors.items()
@@ -160,10 +160,13 @@ class _Tracer:
     def _try_training(self, inputs: Inputs) -> list[Run]:
         """Some parameters were not reached: training mode may run them (auxiliary heads)."""
         before = len(self._unreached())
+        space, equations, notes = self.space.copy(), dict(self.ledger.equations), list(self.notes)
         try:
             run = self._run(inputs, training=True)
         except Exception as error:  # noqa: BLE001 - the model may need targets in training mode
-            self.notes.append(f"training mode could not be traced: {type(error).__name__}: {error}")
+            self.space.become(space)  # what half a run has learned ties nothing
+            self.ledger.equations = equations
+            self.notes = [*notes, f"training mode could not be traced: {type(error).__name__}: {error}"]
             self.modes.pop()
             return []
         return [run] if len(self._unreached()) < before else []
@@ -212,6 +215,8 @@ def run_under(
     With a ``space``, the axes of the inputs are frozen in it. RNG state is left as it was.
     """
     inputs = _own_inputs((args, kwargs), mode.real)
+    for tensor in (*named_tensors(model).values(), *tensors_in(inputs)):
+        set_mark(tensor, SEEN, True)
     if space is not None:
         for tensor in tensors_in(inputs):
             set_mark(tensor, AXES, tuple(space.fresh(n, "a model input") for n in tensor.shape))
