@@ -15,6 +15,7 @@ from prunus.extraction.clean import clean
 from prunus.extraction.fold import Changes, changes, ways
 from prunus.extraction.interpret import interpret
 from prunus.extraction.liveness import Liveness
+from prunus.extraction.twins import merged
 from prunus.extraction.widths import spread_out
 from prunus.plan import Plan
 from prunus.planning import holds, make_plan
@@ -38,6 +39,7 @@ class Extraction:
         folded: biases that took up the constants of dead units.
         made: those of them that had to be made.
         carriers: constant channels kept to carry others where a border is padded.
+        merged: layers that read one unit in place of several that are multiples of it.
         spread: layers that compute only the channels that aren't dead of an axis that others keep alive.
         checks: the comparisons that were made, in fp64.
     """
@@ -48,6 +50,7 @@ class Extraction:
     folded: int
     made: int
     carriers: int
+    merged: int
     spread: int
     checks: tuple[Check, ...]
 
@@ -61,7 +64,7 @@ class Extraction:
         lines = [
             f"parameters {before:,} -> {after:,} ({after / max(before, 1):.1%}); {self.units} units gone, "
             f"constants folded into {self.folded} biases ({self.made} of them new), {self.carriers} channels carry "
-            f"others, {self.spread} layers spread",
+            f"others, {self.merged} layers read one unit for several, {self.spread} layers spread",
             *map(str, self.checks),
         ]
         if self.mode == "drop":
@@ -76,7 +79,8 @@ def extract(
 
     Dead means proven dead, from the parameters and the meaning of the operators: a unit goes if nothing that stays
     reads it, or if it is a constant that what reads it can take up, in a bias or, behind zero padding, in another
-    constant channel. The function is that of eval mode; ``model`` is left as it is.
+    constant channel. Of units that are multiples of each other, one stays and is read in place of all. The function
+    is that of eval mode; ``model`` is left as it is.
 
     Args:
         model: carries masks of ``torch.nn.utils.prune``, or plain zeros.
@@ -107,12 +111,14 @@ def extract(
     plain = clean(model)
     double = real_copy(plain, torch.float64).eval()
     with DoubleMode():
-        plan, change, units = _decide(double, inputs, mode == "drop")
-        prepared = _changed(double, change)
+        twins = Changes(add=merged(double, inputs))
+        single = _changed(double, twins) if twins.add else double
+        plan, change, units = _decide(single, inputs, mode == "drop")
+        prepared = _changed(single, change)
         plan = spread_out(plan, prepared, change.own) if spread else plan
     checks = tuple(check for each in inputs for check in agree(double, plan.apply(prepared), each))
-    small = plan.apply(_changed(plain, change))
-    report = _report(mode, plain, small, plan, change, units, checks)
+    small = plan.apply(_changed(_changed(plain, twins), change))
+    report = _report(mode, plain, small, plan, change, units, len(twins.add), checks)
     if mode == "exact" and not report.max_rel_error <= TOLERANCE:
         raise PlanError(_why_inexact(type(model).__name__, report))
     small.__dict__["prunus_extraction"] = report
@@ -169,13 +175,22 @@ def _changed(model: nn.Module, change: Changes) -> nn.Module:
 
 
 def _report(
-    mode: str, plain: nn.Module, small: nn.Module, plan: Plan, change: Changes, units: int, checks: tuple[Check, ...]
+    mode: str,
+    plain: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    change: Changes,
+    units: int,
+    merged: int,
+    checks: tuple[Check, ...],
 ) -> Extraction:
     before, after = (sum(p.numel() for p in m.parameters()) for m in (plain, small))
     if after >= before:
         raise NothingToPrune(why_nothing(plain))
     folded = sum(name.endswith("bias") for name in change.add)
-    return Extraction(mode, (before, after), units, folded, len(change.new), change.carriers, len(plan.spread), checks)
+    return Extraction(
+        mode, (before, after), units, folded, len(change.new), change.carriers, merged, len(plan.spread), checks
+    )
 
 
 def why_nothing(model: nn.Module) -> str:

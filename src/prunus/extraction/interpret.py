@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.axes import Atom, Axis, atoms
+from prunus.extraction.alike import Alike, added_over, alike_after
 from prunus.extraction.known import Known
 from prunus.extraction.rules import passed
 from prunus.extraction.sinks import Sink, sinks_of
@@ -22,6 +23,7 @@ from prunus.trace.run import trace_for_real
 from prunus.trace.standins import NAME, set_mark
 
 _KNOWN = "_prunus_known"
+_ALIKE = "_prunus_alike"
 _ORIGIN = "_prunus_origin"
 _SAME = ("detach", "alias")
 _REPEATED = ("expand", "view", "_unsafe_view", "unsqueeze")
@@ -47,13 +49,17 @@ class Interpretation:
     uses: Mapping[str, int]
 
 
-def interpret(model: nn.Module, inputs: list[Inputs]) -> Interpretation:
-    """Trace ``model`` (fp64, eval mode counts) for real on every example, watching what is known."""
+def interpret(model: nn.Module, inputs: list[Inputs], twins: bool = False) -> Interpretation:
+    """Trace ``model`` (fp64, eval mode counts) for real on every example, watching what is known.
+
+    Args:
+        twins: watch what is alike too.
+    """
     watchers: list[_Watcher] = []
 
     def watch(mode: AxisMode, training: bool) -> None:
         if not training:
-            watchers.append(_Watcher(mode))
+            watchers.append(_Watcher(mode, twins))
             mode.on_call = watchers[-1].see
 
     graph = trace_for_real(model, inputs, watch)
@@ -96,8 +102,8 @@ def _agree_on_constants(sinks: list[Sink]) -> None:
 class _Watcher:
     """Sees every call of a run; keeps what is known on the tensors themselves."""
 
-    def __init__(self, mode: AxisMode) -> None:
-        self.mode = mode
+    def __init__(self, mode: AxisMode, twins: bool) -> None:
+        self.mode, self.twins = mode, twins
         self.sinks: list[Sink] = []
         self.held: list[Axis] = []
         self.uses: Counter[str] = Counter()
@@ -107,13 +113,22 @@ class _Watcher:
     def look(self, tensor: Tensor) -> Known | None:
         """What is known of a tensor now; what was written to its memory by another way in is forgotten."""
         found, since = tensor.__dict__.get(_KNOWN, (None, 0))
-        for place, when in self._written.get(tensor.untyped_storage().data_ptr(), {}).items():
-            if when > since and _overlap(tensor, place):
-                return None
+        if self._overwritten(tensor, since):
+            return None
         if since == 0 and NAME in tensor.__dict__:
             return Known(tensor.detach(), torch.ones((), dtype=torch.bool).expand(tensor.shape), True)
         known: Known | None = found
         return known
+
+    def alike(self, tensor: Tensor) -> Alike | None:
+        """What is alike in a tensor now."""
+        found, since = tensor.__dict__.get(_ALIKE, (None, 0))
+        alike: Alike | None = None if found is None or self._overwritten(tensor, since) else found
+        return alike
+
+    def _overwritten(self, tensor: Tensor, since: int) -> bool:
+        places = self._written.get(tensor.untyped_storage().data_ptr(), {})
+        return any(when > since and _overlap(tensor, place) for place, when in places.items())
 
     def origin(self, tensor: Tensor) -> tuple[str, bool] | None:
         """The parameter that a tensor is a view of, and whether it is transposed."""
@@ -126,7 +141,13 @@ class _Watcher:
         self.held += call.statistics
         found = sinks_of(call, self.look, self.origin, self.mode.modules[-1])
         self.held += [x for x in found if not isinstance(x, Sink)]
-        self.sinks += [x for x in found if isinstance(x, Sink)]
+        new = [x for x in found if isinstance(x, Sink)]
+        self.sinks += new
+        alike: list[Alike | None] = [None] * len(call.outputs)
+        if self.twins:
+            alike = alike_after(call, self.look, self.alike)
+            for sink in new:
+                sink.alike = added_over(call, self.alike) if sink.weight is not None else None
         changed = _changed(call)
         lost = any(_shares(t, self.look(t)) for t in changed)  # the values looked at are those after the change
         result = [None] * len(call.outputs) if lost else passed(call, self.look)
@@ -135,6 +156,8 @@ class _Watcher:
             self._written.setdefault(tensor.untyped_storage().data_ptr(), {})[_place(tensor)] = now
         for out, each in zip(call.outputs, result, strict=True):
             set_mark(out, _KNOWN, (each, now))
+        for out, same in zip(call.outputs, alike, strict=True):
+            set_mark(out, _ALIKE, (same, now))
 
     def _follow_origins(self, call: Call) -> None:
         for tensor in call.tensors():

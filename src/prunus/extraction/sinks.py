@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from prunus.axes import Axis, Space
+from prunus.extraction.alike import Alike
 from prunus.extraction.known import Known, along
 from prunus.extraction.rules import MATRICES, Look, canonical, slides_off
 from prunus.operators import Call, find
@@ -32,6 +33,8 @@ class Sink:
         border: a constant plane doesn't give a constant plane (zero padding).
         weight: the parameter that the kernel is, with its layout: "conv", "transposed", "linear" or "matrix".
         bias: the parameter that is added to the results, if the operator itself does so.
+        alike: which positions of ``inputs`` are multiples of each other, where that was watched.
+        silent: all of them are zero at this call.
     """
 
     module: str
@@ -45,6 +48,10 @@ class Sink:
     weight: str | None = None
     layout: str = ""
     bias: str | None = None
+    alike: Alike | None = None
+
+    def __post_init__(self) -> None:
+        self.silent = bool((self.same & (self.value == 0)).all())
 
     def resolve(self, space: Space) -> None:
         self.inputs = space.resolve(self.inputs)
