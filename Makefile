@@ -39,7 +39,8 @@ test: lint
 	.venv/bin/pytest -n 2 -m "not slow and not gpu"
 
 zoo: .bench-peers/torch_pruning
-	PYTHONPATH=.bench-peers $(PY) -m benchmarks.zoo --peer --onnx --results zoo-results.jsonl --write docs/coverage.md
+	$(PY) -m benchmarks.zoo.timm_names timm-names.jsonl
+	PYTHONPATH=.bench-peers $(PY) -m benchmarks.zoo --peer --onnx --results zoo-results.jsonl --names timm-names.jsonl --write docs/coverage.md
 
 # A peer to be measured beside, never a dependency.
 .bench-peers/torch_pruning: .venv/.ready

@@ -114,3 +114,17 @@ def test_outcomes_survive_their_file() -> None:
 
     outcome = Outcome("timm", "a", seconds=0.1, left=0.3, error=1e-15, why="")
     assert Outcome(**json.loads(outcome.to_json())) == outcome
+
+
+def test_a_cut_that_the_outputs_do_not_show_proves_nothing() -> None:
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = chain()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, :3] + 1e-9 * self.inner(x)
+
+    outcome = check(Case("handmade", "hidden", lambda: Example(Hidden(), (torch.randn(5, 6),)), left=0.7))
+    assert not outcome.right
+    assert "hardly depend on what was cut" in outcome.why

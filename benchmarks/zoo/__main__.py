@@ -1,8 +1,10 @@
 """Judge the models of the zoo, and write docs/coverage.md.
 
-    python -m benchmarks.zoo [NAME ...] [--zoo ZOO] [--peer] [--onnx] [--results FILE] [--write docs/coverage.md]
+    python -m benchmarks.zoo [NAME ...] [--zoo ZOO] [--peer] [--onnx] [--results FILE] [--names FILE]
+        [--write docs/coverage.md]
 
-With ``--results`` every outcome is appended to a JSON-lines file, and what is there isn't done again.
+With ``--results`` every outcome is appended to a JSON-lines file, and what is there isn't done again. ``--names`` is
+the results file of ``benchmarks.zoo.timm_names``, for the page.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.zoo import timm_names
 from benchmarks.zoo.contenders import CONTENDERS
 from benchmarks.zoo.coverage import page
 from benchmarks.zoo.isolate import check_apart
@@ -30,6 +33,7 @@ def main() -> None:
     parser.add_argument("--only-peer", action="store_true")
     parser.add_argument("--onnx", action="store_true", help="export too, and compare in ONNX Runtime")
     parser.add_argument("--results", type=Path)
+    parser.add_argument("--names", type=Path)
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -49,7 +53,7 @@ def main() -> None:
     ours = [o for o in outcomes.values() if o.contender == "prunus"]
     print(f"{sum(o.right for o in ours)} of {len(ours)} right, {sum(o.ok for o in ours)} of them with enough gone")
     if options.write:
-        options.write.write_text(page(list(outcomes.values())))
+        options.write.write_text(page(list(outcomes.values()), _names(options.names)))
 
 
 def read(path: Path | None) -> dict[tuple[str, str, str], Outcome]:
@@ -57,6 +61,10 @@ def read(path: Path | None) -> dict[tuple[str, str, str], Outcome]:
     lines = path.read_text().splitlines() if path and path.exists() else []
     found = [Outcome(**json.loads(line)) for line in lines]
     return {(o.zoo, o.name, o.contender): o for o in found}
+
+
+def _names(path: Path | None) -> str:
+    return timm_names.summary(list(timm_names.read(path).values())) if path else ""
 
 
 if __name__ == "__main__":

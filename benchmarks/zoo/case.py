@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 
@@ -55,14 +55,28 @@ class Case:
 
 
 def randomize(model: nn.Module) -> None:
-    """Random values wherever an initialization puts zeros, ones or other constants: nothing may hide behind them."""
+    """Random values wherever an initialization puts zeros, ones, other constants or next to nothing: what is computed
+    may not hide behind them.
+    """
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() < 2:
                 parameter.uniform_(0.5, 1.5)
-            elif parameter.std() < 1e-8:
+            elif parameter.std() < 1e-3:
                 parameter.normal_(0, 0.05)
         for module in model.modules():
             if isinstance(module, _NormBase) and module.running_mean is not None:
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor of that precision, real or complex; itself where it holds whole numbers."""
+    if tensor.is_complex():
+        return tensor.to(dtype.to_complex())
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def cast_model(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model itself, with all its parameters and buffers in that precision; ``to()`` makes complex ones real."""
+    return model._apply(lambda t: cast(t, dtype))

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import prunus
-from benchmarks.zoo.case import Example
+from benchmarks.zoo.case import Example, cast, cast_model
 
 
 def prunus_cut(example: Example) -> tuple[nn.Module, float, str]:
@@ -20,8 +20,9 @@ def prunus_cut(example: Example) -> tuple[nn.Module, float, str]:
 
     The model is traced in fp32, as users have it: not every model runs in fp64.
     """
-    usual, args, kwargs = pytree.tree_map_only(
-        torch.Tensor, _single, (copy.deepcopy(example.model).float(), example.args, dict(example.kwargs))
+    usual = cast_model(copy.deepcopy(example.model), torch.float32)
+    args, kwargs = pytree.tree_map_only(
+        torch.Tensor, lambda t: cast(t, torch.float32), (example.args, dict(example.kwargs))
     )
     start = time.process_time()
     graph = prunus.trace(usual, args, kwargs)
@@ -31,17 +32,14 @@ def prunus_cut(example: Example) -> tuple[nn.Module, float, str]:
     proof = prunus.prove(example.model, small, plan, example.args, example.kwargs)
     if not proof.ok:
         raise ArithmeticError(str(proof))
-    return small, seconds, _what_stayed(graph)
+    return small, seconds, what_stayed(graph)
 
 
-def _single(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
-
-
-def _what_stayed(graph: prunus.Graph) -> str:
+def what_stayed(graph: prunus.Graph) -> str:
+    """The reason why most of what stays whole does so."""
     reasons: dict[str, int] = {}
     for group in graph.groups:
-        if group.frozen and not group.frozen.startswith(("a model", "a convolution's")):
+        if group.frozen and not group.frozen.startswith(("a model input", "a convolution's")):
             reasons[group.frozen] = reasons.get(group.frozen, 0) + group.size * len(group.members)
     return max(reasons, key=lambda r: reasons[r]) if reasons else ""
 

@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 import prunus
+from benchmarks.zoo.contenders import what_stayed
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=300, help="seconds for one model")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    done = _read(options.results)
+    done = read(options.results)
     for name in options.names or [n for n in timm.list_models() if n not in done]:
         done[name] = examine(name, options.limit)
         with options.results.open("a") as file:
@@ -46,25 +47,24 @@ def main() -> None:
 
 
 def examine(name: str, limit: int) -> dict[str, Any]:
-    """What came of one name: times in seconds, sizes, operators without a row, and what went wrong, if anything."""
+    """What came of one name: times in processor seconds, sizes, operators without a row, and what went wrong, if anything."""
     found: dict[str, Any] = {"name": name, "module": timm.models.model_entrypoint(name).__module__.split(".")[-1]}
     try:
         with _limited(limit):
-            start = time.perf_counter()
             model, size = build(name)
-            found["build"] = time.perf_counter() - start
             found["parameters"] = sum(p.numel() for p in model.parameters())
-            start = time.perf_counter()
+            start = time.process_time()
             graph = prunus.trace(model, torch.empty(2, *size, device="meta"))
-            found["trace"] = time.perf_counter() - start
+            found["trace"] = time.process_time() - start
             found["unsupported"] = dict(graph.unsupported)
             found["notes"] = list(graph.notes)
-            start = time.perf_counter()
+            start = time.process_time()
             plan = prunus.plan(graph, ratio=0.5, importance="random")
-            found["plan"] = time.perf_counter() - start
+            found["plan"] = time.process_time() - start
             found["operators"] = sum(len(run.records) for run in graph.runs)
             after = sum(math.prod(plan.shape_after(n)) for n, _ in model.named_parameters())
             found["left"] = after / found["parameters"]
+            found["why"] = what_stayed(graph) if found["left"] > 0.6 else ""
     except Exception as error:  # noqa: BLE001 - whatever is raised is the outcome
         found["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
     return found
@@ -93,42 +93,47 @@ def _limited(seconds: int) -> Iterator[None]:
         signal.alarm(0)
 
 
-def _read(path: Path) -> dict[str, dict[str, Any]]:
+def read(path: Path) -> dict[str, dict[str, Any]]:
     lines = path.read_text().splitlines() if path.exists() else []
     return {found["name"]: found for found in map(json.loads, lines)}
 
 
 def _line(found: dict[str, Any]) -> str:
-    figures = [f"{key} {found[key]:.2f}" for key in ("build", "trace", "plan", "left") if key in found]
-    return "  ".join([f"{found['name']:<48}", *figures, *_remarks(found)])
+    figures = [f"{key} {found[key]:.2f}" for key in ("trace", "plan", "left") if key in found]
+    return ", ".join([f"{found['name']}: {'  '.join(figures)}".rstrip(), *_remarks(found)])
 
 
 def _remarks(found: dict[str, Any]) -> list[str]:
     operators = [f"no row for {op} in {where or 'the model'}" for op, where in found.get("unsupported", {}).items()]
-    return [*operators, *([found["error"]] if "error" in found else [])]
+    return [*operators, *(found[key] for key in ("why", "error") if found.get(key))]
 
 
 def summary(results: list[dict[str, Any]]) -> str:
-    """Counts, times, and every name that wasn't traced, wasn't planned, or whose plan leaves much."""
+    """Counts, times, and every name that wasn't traced, wasn't planned, or whose plan leaves much, in Markdown."""
     traced = [r for r in results if "trace" in r]
     whole = [r for r in traced if not r["unsupported"]]
-    planned = [r for r in whole if "plan" in r]
+    planned = [r for r in traced if "plan" in r]
     lines = [
-        f"{len(results)} names of {len({r['module'] for r in results})} families: {len(traced)} traced, "
-        f"{len(whole)} of them without an unsupported operator, {len(planned)} of these planned",
+        "## timm: every registered name",
+        "",
+        f"{len(results)} of {len(timm.list_models())} names, of {len({r['module'] for r in results})} families, at "
+        f"their own sizes on the meta device, without weights: {len(traced)} traced, {len(whole)} of them without an "
+        f"unsupported operator; {len(planned)} planned, every free atom halved.",
     ]
     if planned:
         times = [r["trace"] + r["plan"] for r in planned]
-        slowest = sorted(planned, key=lambda r: r["trace"] + r["plan"])[-5:]
-        lines.append(f"trace and plan: median {statistics.median(times):.2f} s, total {sum(times):.0f} s; the slowest:")
-        lines += [f"  {_line(r)}" for r in reversed(slowest)]
-        most = [r for r in planned if r["left"] > 0.6]
-        lines.append(f"more than 0.6 of the parameters left: {len(most)}")
-        lines += [f"  {_line(r)}" for r in most]
-    failed = [r for r in results if _remarks(r)]
-    lines.append(f"exceptions: {len(failed)}")
-    lines += [f"  {_line(r)}" for r in failed]
-    return "\n".join(lines)
+        slowest = max(planned, key=lambda r: r["trace"] + r["plan"])
+        lines[-1] += (
+            f" Trace and plan take {statistics.median(times):.2f} s in the median and "
+            f"{slowest['trace'] + slowest['plan']:.1f} s at most ({slowest['name']})."
+        )
+    lines += _listed("Exceptions", [r for r in results if r not in planned or r["unsupported"]])
+    lines += _listed("More than 0.6 of the parameters left", [r for r in planned if r["left"] > 0.6])
+    return "\n".join([*lines, ""])
+
+
+def _listed(title: str, found: list[dict[str, Any]]) -> list[str]:
+    return ["", f"{title}: {len(found) or 'none'}.", "", *(f"* {_line(r)}" for r in found)][: None if found else 2]
 
 
 if __name__ == "__main__":

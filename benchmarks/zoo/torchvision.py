@@ -37,6 +37,8 @@ SAMPLE = {
     "swin_t": 0.27,
 }
 
+SIZES = {"inception_v3": 96, "maxvit_t": 224}  # of the images, where 64 is too small
+
 
 def cases() -> Iterator[Case]:
     yield from _of(models, _classifier)
@@ -65,8 +67,10 @@ def _model(name: str, **options: Any) -> nn.Module:
 
 def _classifier(name: str) -> Callable[[], Example]:
     def build() -> Example:
-        more = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
-        size = 299 if name == "inception_v3" else 224
+        more: dict[str, Any] = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
+        if name.startswith("vit"):
+            more = {"image_size": 56 if name == "vit_h_14" else 64}
+        size = more.get("image_size", SIZES.get(name, 64))
         return Example(_model(name, **more), (torch.randn(2, 3, size, size),))
 
     return build
@@ -122,8 +126,9 @@ def _spread(model: nn.Module, args: tuple[Any, ...]) -> None:
 
 def _video(name: str) -> Callable[[], Example]:
     def build() -> Example:
-        frames, size = (16, 224) if name == "s3d" or name.startswith("mvit") else (4, 64)
-        return Example(_model(name), (torch.randn(1, 3, frames, size, size),))
+        frames, size = (16, 224) if name == "s3d" else (4, 64)
+        more = {"spatial_size": (size, size), "temporal_size": frames} if name.startswith("mvit") else {}
+        return Example(_model(name, **more), (torch.randn(1, 3, frames, size, size),))
 
     return build
 
@@ -153,7 +158,7 @@ def _in_one_precision(module: nn.Module, args: tuple[Tensor, Tensor]) -> tuple[T
 def _quantized(name: str, quantize: bool) -> Callable[[], Example]:
     def build() -> Example:
         model = _model(name, quantize=quantize)
-        size = 299 if "inception" in name else 224
+        size = 96 if "inception" in name else 64
         return Example(model, (torch.randn(1, 3, size, size),))
 
     return build

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_LOWER = (torch.float32, torch.float16, torch.bfloat16)
+_DOUBLE = {
+    **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),
+    **dict.fromkeys((torch.complex64, torch.complex32), torch.complex128),
+}
 
 
 class Precise(TorchDispatchMode):
@@ -30,11 +33,16 @@ class Precise(TorchDispatchMode):
 
 
 def doubled(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Keyword arguments of an operator, with fp64 for any lower floating type."""
+    """Keyword arguments of an operator, with fp64 for any lower floating type, real or complex."""
     result: dict[str, Any] = dict(kwargs or {})
-    if result.get("dtype") in _LOWER:
-        result["dtype"] = torch.float64
+    if result.get("dtype") in _DOUBLE:
+        result["dtype"] = _DOUBLE[result["dtype"]]
     return result
+
+
+def as_double(tensor: Tensor) -> Tensor:
+    """The tensor itself where it holds no floating values, else in fp64, real or complex."""
+    return tensor.to(_DOUBLE.get(tensor.dtype, tensor.dtype))
 
 
 def in_double(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -23,7 +23,7 @@ from prunus.caches import caches_forgotten
 from prunus.errors import InputError, PlanError
 from prunus.operators import Call, find, operator_name
 from prunus.plan import Plan
-from prunus.precision import Precise, doubled, in_double
+from prunus.precision import Precise, as_double, doubled, in_double
 from prunus.residual import without_blocks
 from prunus.running import Inputs, check_eager, each_input, mapped, outputs_in
 from prunus.surgery import named_tensors
@@ -92,7 +92,7 @@ def prove(model: nn.Module, small: nn.Module, plan: Plan, args: Any, kwargs: Map
 
 
 def _prove_one(model: nn.Module, small: nn.Module, plan: Plan, example: Inputs) -> Proof:
-    inputs = mapped(_as_double, example)
+    inputs = mapped(lambda t: as_double(t.detach().cpu().clone()), example)
     return _prove_depth(model, small, plan, inputs) if plan.dropped else _prove_width(model, small, plan, inputs)
 
 
@@ -113,10 +113,10 @@ def _prove_depth(model: nn.Module, small: nn.Module, plan: Plan, inputs: Inputs)
 
 
 def _prove_width(model: nn.Module, small: nn.Module, plan: Plan, inputs: Inputs) -> Proof:
-    original = real_copy(model, torch.float64).eval()
     choices = Choices()
     found = _run(real_copy(small, torch.float64).eval(), inputs, DoubleMode(choices))
-    calls, keep = _learn(original, plan, inputs, Choices(choices.made))
+    calls, keep = _learn(real_copy(model, torch.float64).eval(), plan, inputs, Choices(choices.made))
+    original = real_copy(model, torch.float64).eval()  # afresh: a run may have written into buffers and weights
     for name, tensor in named_tensors(original).items():
         for dim, indices in plan.kept.get(name, {}).items():
             gone = sorted(set(range(tensor.shape[dim])) - set(indices))
@@ -130,11 +130,6 @@ def _verdict(expected: Sequence[Tensor], found: Sequence[Tensor], leaks: tuple[s
     error = largest_error(expected, found)
     vacuous = not any(bool(out.ne(0).any()) for out in expected)
     return Proof(error, error <= TOLERANCE and not leaks and not vacuous, len(expected), leaks, vacuous)
-
-
-def _as_double(tensor: Tensor) -> Tensor:
-    data = tensor.detach().cpu().clone()
-    return data.double() if data.is_floating_point() else data
 
 
 def _run(model: nn.Module, inputs: Any, mode: TorchDispatchMode) -> Any:
@@ -311,7 +306,8 @@ class _MaskMode(Precise):
         result = in_double(func, small, named)
         leaves, spec = pytree.tree_flatten(result)
         full = [self._spread(t, axes) for t, axes in zip(leaves, call.outputs, strict=True)]
-        return pytree.tree_unflatten([_laid_out(t, s) for t, s in zip(full, call.strides, strict=True)], spec)
+        result = pytree.tree_unflatten([_laid_out(t, s) for t, s in zip(full, call.strides, strict=True)], spec)
+        return args[0].copy_(result) if _writes_first(func) and isinstance(result, Tensor) else result
 
     def _shrunk(self, value: Any, waiting: list[Axes]) -> Any:
         if isinstance(value, list | tuple):
@@ -331,6 +327,12 @@ class _MaskMode(Precise):
                 where = torch.from_numpy(np.flatnonzero(keep_vector(axis, self.keep)))
                 tensor = tensor.new_zeros(shape).index_copy_(d, where, tensor)
         return tensor
+
+
+def _writes_first(func: Any) -> bool:
+    """Whether an operator works in place on its first argument."""
+    alias = func._schema.arguments[0].alias_info
+    return alias is not None and bool(alias.is_write)
 
 
 def _as_before(result: Any, strides: Sequence[tuple[int, ...]]) -> Any:

@@ -7,17 +7,22 @@ from collections.abc import Iterator
 from benchmarks.zoo.case import Case
 from benchmarks.zoo.handmade import (
     attention,
+    attention_variants,
     channels,
     einops_models,
     frozen,
     inputs,
     operators,
     recurrent,
+    states,
     transformer,
     weights,
 )
 
-THEMES = (recurrent, transformer, attention, weights, channels, operators, einops_models, inputs, frozen)
+THEMES = (
+    *(recurrent, transformer, attention, attention_variants, weights, states, channels, operators, einops_models),
+    *(inputs, frozen),
+)
 
 
 def cases() -> Iterator[Case]:

@@ -255,6 +255,34 @@ class Gated(nn.Module):
         return self.out((self.skip(z) + self.skip(y)).relu())
 
 
+class Warped(nn.Module):
+    """Features sampled where a small network says (spatial transformer)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.look, self.say = nn.Conv2d(3, 8, 3, stride=2), nn.Linear(8, 6)
+        self.a, self.b, self.out = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 16, 1), nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        theta = self.say(self.look(x).relu().mean((2, 3))).view(-1, 2, 3)
+        y = self.a(x)
+        y = F.grid_sample(y, F.affine_grid(theta, y.size(), align_corners=False), align_corners=False)
+        return self.out(self.b(y).relu())
+
+
+class Unpooled(nn.Module):
+    """Maxima go back to where they were (SegNet)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 12, 3, padding=1), nn.Conv2d(12, 2, 1)
+        self.pool, self.unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, places = self.pool(self.a(x))
+        return self.out(self.unpool(self.b(y), places))
+
+
 def shuffled(x: Tensor, groups: int = 4) -> Tensor:
     n, c, h, w = x.shape
     return x.view(n, groups, c // groups, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
@@ -319,6 +347,8 @@ def cases() -> Iterator[Case]:
             torch.randn(1, 2, 4, 5, 5),
         ),
     )
+    yield entry("spatial_transformer", lambda: (Warped(), image()))
+    yield entry("unpooled", lambda: (Unpooled(), image()))
     yield entry("sub_pixel", lambda: (SubPixel(), image()))
     yield entry("channel_shuffle", lambda: (Between(shuffled), image()))
     yield entry("channel_shuffle_layer", lambda: (Between(nn.ChannelShuffle(4)), image()))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import einops
 import torch
-from einops import rearrange, reduce, repeat
-from einops.layers.torch import Rearrange, Reduce
+from einops import pack, rearrange, reduce, repeat, unpack
+from einops.layers.torch import EinMix, Rearrange, Reduce
 from torch import Tensor, einsum, nn
 
 from benchmarks.zoo.case import Case
@@ -98,6 +99,38 @@ class Grouped(nn.Module):
         return self.out(rearrange(weights @ v, "b h n d -> b n (h d)"))
 
 
+class Mixed(nn.Module):
+    """Layers of weights with named dimensions, and a product by names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = EinMix("b n c -> b n (h d)", weight_shape="c h d", bias_shape="h d", c=10, h=4, d=6)
+        self.b = EinMix("b n (h d) -> b n o", weight_shape="h d o", bias_shape="o", h=4, d=6, o=8)
+        self.w, self.out = nn.Parameter(torch.randn(8, 3, 4)), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.b(self.a(x).relu()).relu()
+        return self.out(einops.einsum(y, self.w, "... c, c h d -> ... h d").amax(-2))
+
+
+class Packed(nn.Module):
+    """Tokens of several kinds in one sequence, and apart again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out, self.token = (
+            *(nn.Linear(i, 12) for i in (10, 12)),
+            nn.Linear(12, 3),
+            nn.Parameter(torch.randn(12)),
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        token = repeat(self.token, "d -> b d", b=x.shape[0])
+        y, shapes = pack([token, self.a(x)], "b * d")
+        token, y = unpack(self.b(y).relu(), shapes, "b * d")
+        return self.out(token), self.out(y)
+
+
 def cases() -> Iterator[Case]:
     yield entry("einops_vision", lambda: (Vision(), torch.randn(2, 3, 8, 8)))
     yield entry(
@@ -107,3 +140,5 @@ def cases() -> Iterator[Case]:
     )
     yield entry("einops_mixer", lambda: (Mixer(), torch.randn(2, 3, 8, 8)))
     yield entry("einops_grouped_queries", lambda: (Grouped(), torch.randn(2, 6, 10)))
+    yield entry("einops_mixed_by_names", lambda: (Mixed(), torch.randn(2, 6, 10)))
+    yield entry("einops_packed", lambda: (Packed(), torch.randn(2, 6, 10)))

@@ -12,4 +12,4 @@ def absolute(name: str, weight: Tensor) -> Tensor:
 
 def squared(name: str, weight: Tensor) -> Tensor:
     """Summed over a group its squared L2 norm."""
-    return weight.detach().square()
+    return weight.detach().abs().square()  # of complex values too

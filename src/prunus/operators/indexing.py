@@ -19,6 +19,16 @@ def embedding(call: Call) -> Axes:
     return (*call.axes("indices"), weight[1])
 
 
+@row("embedding_renorm", preserves_zero=False)
+def embedding_renorm(call: Call) -> Axes:
+    """Rows that are looked up are scaled down, in place, where their norm is too large."""
+    weight = call.first()
+    for axis in (weight[0], *call.axes("indices")):
+        call.freeze(axis, "rows looked up by embedding()")
+    call.reduces(weight[1])
+    return weight
+
+
 @row("_embedding_bag", "_embedding_bag_forward_only", preserves_zero=False)
 def embedding_bag(call: Call) -> list[Axes]:
     """Rows pooled over each bag; of maxima the last output has the indices, ``[bags, width]``."""

@@ -20,7 +20,7 @@ _MORE = (
     "_to_copy detach alias lift_fresh lift contiguous zeros_like ones_like full_like empty_like rand_like randn_like "
     "zero bernoulli uniform normal exponential native_dropout dropout alpha_dropout feature_dropout random "
     "floor_divide _conj _neg_view resolve_conj resolve_neg positive log_normal geometric cauchy clone "
-    "_fused_dropout isfinite isinf logaddexp nan_to_num data requires_grad_ "
+    "_fused_dropout complex polar isfinite isinf logaddexp nan_to_num data requires_grad_ "
     "fake_quantize_per_tensor_affine_cachemask"
 ).split()
 row(*_MORE, preserves_zero=False)(pointwise)  # their in-place forms too: see find()

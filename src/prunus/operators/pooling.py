@@ -43,6 +43,25 @@ def fractional_max_pool2d(call: Call) -> list[Axes]:
     return _spatial(call, 2)
 
 
+@row("max_unpool2d", "max_unpool3d")
+def max_unpool(call: Call) -> list[Axes]:
+    """Each plane is written where its own maxima were."""
+    x, places = call.first(), call.axes("indices")
+    for mine, theirs in zip(x, places, strict=True):
+        call.unify(mine, theirs)
+    return _spatial(call, 2 if "2d" in call.name else 3)
+
+
+@row("affine_grid_generator", preserves_zero=False)
+def affine_grid(call: Call) -> Axes:
+    """A matrix ``[n, 2, 3]`` or ``[n, 3, 4]`` gives coordinates ``[n, h, w, 2]`` or ``[n, d, h, w, 3]``."""
+    theta = call.axes("theta")
+    for axis in theta[1:]:
+        call.freeze(axis, "a matrix of affine_grid()")
+    call.sized("size", 0, theta[0])
+    return (theta[0], *(call.fresh(n, "positions of affine_grid()") for n in call.outputs[0].shape[1:]))
+
+
 @row("grid_sampler_2d", "grid_sampler_3d", "grid_sampler", "cudnn_grid_sampler", preserves_zero=False)
 def grid_sampler(call: Call) -> Axes:
     x, grid = call.first(), call.axes("grid")

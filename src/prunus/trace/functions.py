@@ -303,6 +303,14 @@ def _attended(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Any) ->
         mode.axes.space.freeze(width, "it sets the scale of scaled_dot_product_attention(), which is given none")
 
 
+@handles("affine_grid_generator")
+def _gridded(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Tensor) -> None:
+    """A size ``[n, channels, h, w]`` is asked for, of which the channels are not used."""
+    size = list(kwargs.get("size", args[1] if len(args) > 1 else ()))
+    mode.require(size[0], mode.axes.axes_of(result)[0])
+    mode.numbers(size[2:])
+
+
 @handles("numpy __dlpack__")
 def _left_torch(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Any) -> None:
     for axis in mode.axes.axes_of(args[0]):

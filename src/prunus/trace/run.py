@@ -181,11 +181,14 @@ class _Tracer:
 
 
 def real_copy(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-    """A copy of ``model`` on the CPU that shares no memory with it; floating tensors in ``dtype`` if given."""
+    """A copy of ``model`` on the CPU that shares no memory with it; floating tensors in ``dtype`` if given, complex
+    ones in what goes with it.
+    """
     replace: dict[int, Tensor] = {}
     for tensor in named_tensors(model).values():
         data = tensor.detach().cpu().clone()
-        data = data.to(dtype) if dtype is not None and data.is_floating_point() else data
+        if dtype is not None and (data.is_floating_point() or data.is_complex()):
+            data = data.to(dtype.to_complex() if data.is_complex() else dtype)
         is_parameter = isinstance(tensor, nn.Parameter)
         replace.setdefault(id(tensor), nn.Parameter(data, requires_grad=False) if is_parameter else data)
     return copy_model(model, replace)
