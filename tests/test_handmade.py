@@ -134,3 +134,32 @@ def test_einops_keeps_nothing_of_one_trace_for_the_next(layer: bool) -> None:
         torch.testing.assert_close(copied(X), small(X))
     for model, before in zip(models, plain, strict=True):
         torch.testing.assert_close(model(X), before)
+
+
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.w, self.b = (
+            nn.Linear(5, 12),
+            nn.Parameter(torch.randn(12, 16, dtype=torch.complex64)),
+            nn.Linear(32, 3),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        z = torch.complex(y, y.tanh()) @ self.w
+        return self.b(torch.cat([z.real, z.imag], -1))
+
+
+@pytest.mark.filterwarnings("error:Casting complex values")
+@pytest.mark.parametrize("importance", ["l1", "l2", "linf", "random"])
+def test_complex_weights_are_cut_and_scored_by_magnitude(importance: str) -> None:
+    model = Complex().eval()
+    with torch.no_grad():
+        model.w[:, ::2] *= 1e-3
+        model.b.weight[:, ::2] *= 1e-3
+    small = prunus.prune(model, X, ratio=0.5, importance=importance)
+    assert (small.w.dtype, tuple(small.w.shape)) == (torch.complex64, (6, 8))
+    if importance != "random":
+        columns = (model.w[:, None, :, None] == small.w[None, :, None, :]).any(1).any(0).any(1)
+        assert columns.nonzero().flatten().tolist() == list(range(1, 16, 2))

@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def examine(name: str, limit: int) -> dict[str, Any]:
-    """What came of one name: times in processor seconds, sizes, operators without a row, and what went wrong, if anything."""
+    """What came of one name: processor seconds, sizes, operators without a row, and what went wrong, if anything."""
     found: dict[str, Any] = {"name": name, "module": timm.models.model_entrypoint(name).__module__.split(".")[-1]}
     try:
         with _limited(limit):
