@@ -110,7 +110,7 @@ class Mixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.b(self.a(x).relu()).relu()
-        return self.out(einops.einsum(y, self.w, "... c, c h d -> ... h d").amax(-2))
+        return self.out(einops.einsum(y, self.w, "... c, c h d -> ... h d").sum(-2))
 
 
 class Packed(nn.Module):
