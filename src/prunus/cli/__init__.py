@@ -13,6 +13,7 @@ from prunus.cli.masks import masks
 from prunus.cli.profile import profile
 from prunus.cli.prune import prune
 from prunus.cli.report import report
+from prunus.cli.run import run
 from prunus.cli.sensitivity import sensitivity
 from prunus.errors import PrunusError
 
@@ -23,7 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (inspect, profile, masks, sensitivity, prune, extract, report, demo):
+for command in (inspect, profile, masks, sensitivity, prune, extract, report, run, demo):
     app.command()(command)
 
 

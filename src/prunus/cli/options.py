@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import re
-import sys
-from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 import torch
@@ -18,13 +13,14 @@ from torch import Tensor, nn
 from prunus.deploy.weights import read_state_dict
 from prunus.errors import InputError, suggest
 from prunus.masks.interop import plain_state_dict
+from prunus.naming import named
 
 Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
         help="What builds the model: package.module:Name or path/to/file.py:Name, called without arguments; "
-        "torchvision:NAME and timm:NAME are those packages' models, without pretrained weights.",
+        "torchvision:NAME and timm:NAME are those packages' models, without weights; hf:FOLDER is a local model.",
     ),
 ]
 Inputs = Annotated[
@@ -55,12 +51,7 @@ def build(spec: str, weights: Path | None) -> nn.Module:
     Raises:
         InputError: the module, the name in it, or the file isn't there; the factory raised; the weights don't fit.
     """
-    where, colon, name = spec.rpartition(":")
-    if not colon or not where or not name:
-        raise InputError(
-            f"MODEL must be module:name or file.py:name, such as torchvision:resnet18 or mine.nets:Net, not {spec!r}."
-        )
-    factory = _zoo(where, name) if where in _ZOOS else _named(where, name)
+    factory = named(spec)
     if isinstance(factory, nn.Module):
         model = factory
     elif callable(factory):
@@ -70,18 +61,6 @@ def build(spec: str, weights: Path | None) -> nn.Module:
     if weights is not None:
         _load(model, weights)
     return model.eval()
-
-
-def named(spec: str) -> Any:
-    """The object that ``package.module:name`` or ``file.py:name`` names.
-
-    Raises:
-        InputError: the module, or the name in it, isn't there.
-    """
-    where, colon, name = spec.rpartition(":")
-    if not colon or not where or not name:
-        raise InputError(f"write module:name or file.py:name, such as mine.py:accuracy, not {spec!r}.")
-    return _named(where, name)
 
 
 def examples(shapes: list[str]) -> tuple[Tensor, ...]:
@@ -95,31 +74,6 @@ def examples(shapes: list[str]) -> tuple[Tensor, ...]:
     return tuple(_example(text) for text in shapes)
 
 
-_ZOOS = {
-    "torchvision": ("torchvision.models", "get_model", "list_models"),
-    "timm": ("timm", "create_model", "list_models"),
-}
-"""Shorthand -> its module, the function in it that builds a model by name, and the one that lists the names."""
-
-
-def _zoo(shorthand: str, name: str) -> Any:
-    """The factory of a model that torchvision or timm knows by name."""
-    where, create, known = _ZOOS[shorthand]
-    module = _module(where)
-    names = getattr(module, known)()
-    if name not in names:
-        raise InputError(f"{shorthand} has no model {name!r}.{suggest(name, names)}")
-    return partial(getattr(module, create), name)
-
-
-def _named(where: str, name: str) -> Any:
-    """The object ``name`` of the module ``where``."""
-    module = _module(where)
-    if not hasattr(module, name):
-        raise InputError(f"{where} has no {name!r}.{suggest(name, vars(module))}")
-    return getattr(module, name)
-
-
 def _example(text: str) -> Tensor:
     match = _SHAPE.fullmatch(text)
     if match is None:
@@ -131,28 +85,6 @@ def _example(text: str) -> Tensor:
     if not kind.is_floating_point:
         return torch.zeros(sizes, dtype=kind)
     return torch.randn(sizes, generator=torch.Generator().manual_seed(0)).to(kind)
-
-
-def _module(where: str) -> ModuleType:
-    if where.endswith(".py"):
-        path = Path(where)
-        if not path.is_file():
-            raise InputError(f"there is no file {where}.")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if spec is None or spec.loader is None:
-            raise InputError(f"{where} can't be imported as Python.")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(path.stem, module)
-        spec.loader.exec_module(module)
-        return module
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # the console script leaves the working directory out; python -m has it
-    try:
-        return importlib.import_module(where)
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"no module {error.name!r} to import {where} from; is it installed, or in this folder?"
-        ) from error
 
 
 def _called(factory: Any, spec: str) -> nn.Module:

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from prunus.cli.budgets import Budgets, budgets
-from prunus.cli.options import Inputs, Model, Weights, build, examples, named
+from prunus.cli.options import Inputs, Model, Weights, build, examples
 from prunus.errors import InputError
+from prunus.naming import named
 
 
 def sensitivity(

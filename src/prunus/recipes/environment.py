@@ -1,0 +1,70 @@
+"""What a run was made with: versions, git state, machine, seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = (
+    "prunus",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "accelerate",
+    "safetensors",
+    "numpy",
+    "onnxruntime",
+)
+
+
+def environment(seed: int, threads: int) -> dict[str, Any]:
+    """Everything that a later reader may need to make the run again."""
+    return {
+        "seed": seed,
+        "threads": threads,
+        "versions": {name: version for name in _PACKAGES if (version := _version(name))},
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "git": _git(Path.cwd()),
+        "prunus": source_digest(),
+    }
+
+
+@lru_cache(maxsize=1)
+def source_digest() -> str:
+    """A hash of prunus' own code: what it computes may change with it."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent.parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    """The commit of the folder that the run was started in, and whether files differ from it; None without git."""
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=20, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    commit = ask("rev-parse", "HEAD")
+    return None if commit is None else {"commit": commit, "changed": bool(ask("status", "--porcelain"))}

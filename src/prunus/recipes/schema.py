@@ -1,0 +1,208 @@
+"""What a recipe may say. Every key is here, with its default; anything else is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = float
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Gradual(_Strict):
+    """Zeros that grow from epoch to epoch (AGP: ``curve: cubic``): :class:`prunus.masks.Gradual`."""
+
+    sparsity: float = Field(gt=0, lt=1)
+    from_epoch: int = Field(0, ge=0)
+    to_epoch: int = Field(ge=0)
+    every: int = Field(1, ge=1)
+    curve: str = "cubic"
+    importance: str = "l1"
+    granularity: str = "weight"
+    scope: Literal["local", "global", "row"] | None = None
+
+
+class Regrowing(_Strict):
+    """Zeros that move while their count stays: :class:`prunus.masks.RigL` and :class:`prunus.masks.SET`."""
+
+    sparsity: float = Field(gt=0, lt=1)
+    fraction: float = Field(0.3, gt=0, lt=1)
+    every_steps: int = Field(100, ge=1)
+    to_epoch: int = Field(ge=1)
+
+
+class Slimming(_Strict):
+    """L1 on the scales of batch norm (Z. Liu et al., Network Slimming, 2017): cut with ``importance: bn_scale``."""
+
+    strength: float = Field(gt=0)
+    from_epoch: int = Field(0, ge=0)
+    to_epoch: int | None = Field(None, ge=1)
+
+
+class Policy(_Strict):
+    """One method and the epochs in which it is at work; exactly one key."""
+
+    gradual: Gradual | None = None
+    rigl: Regrowing | None = None
+    set: Regrowing | None = None
+    slimming: Slimming | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Policy:
+        if len(self.model_fields_set) != 1:
+            raise ValueError(f"a policy is one of {', '.join(type(self).model_fields)}, each under a dash of its own")
+        return self
+
+
+class Training(_Strict):
+    """The loop of ``prunus.train.fit``, with policies by epoch. Masks made before are held."""
+
+    epochs: int = Field(ge=1)
+    lr: float = Field(1e-3, gt=0)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["one_cycle", "cosine", "linear", "constant"] = "one_cycle"
+    clip: float | None = Field(None, gt=0)
+    ema: float | None = Field(None, gt=0, lt=1)
+    accumulate: int = Field(1, ge=1)
+    checkpoint_every: int | None = Field(None, ge=1)
+    policies: tuple[Policy, ...] = ()
+
+
+class Feature(_Strict):
+    """Activations of a module that are to be the teacher's, at the channels that were kept."""
+
+    path: str
+    compare: Literal["fitnet", "attention", "similarity", "relational"] = "fitnet"
+    weight: float = Field(1.0, gt=0)
+
+
+class Distil(Training):
+    """Training that also learns from the model as it was before the first cut or mask.
+
+    The loss is ``(1 - weight) * task + weight * logits``, and the features with their own weights.
+    """
+
+    method: Literal["hinton", "dkd", "dist"] = "hinton"
+    temperature: float = Field(2.0, gt=0)
+    weight: float = Field(0.5, ge=0, le=1)
+    features: tuple[Feature, ...] = ()
+
+
+class Sensitivity(_Strict):
+    """Each group cut alone; ``max_drop`` in the metric's unit makes the table for ``prune: {ratio: table}``."""
+
+    ratios: tuple[Share, ...] = (0.25, 0.5, 0.75)
+    max_drop: float = Field(1.0, ge=0)
+    importance: str = "l2"
+
+
+class Prune(_Strict):
+    """A structural cut, proven; first whole blocks (``drop_blocks``, a number), then width."""
+
+    ratio: float | Literal["table"] | Mapping[str, float] | None = None
+    drop_blocks: int | None = Field(None, ge=1)
+    importance: str = "l2"
+    scope: Literal["local", "global", "isomorphic"] = "local"
+    keep: tuple[str, ...] = ()
+    round_to: int | None = Field(None, ge=1)
+    uniform: bool = False
+    compensate: bool = False
+
+    @model_validator(mode="after")
+    def _something(self) -> Prune:
+        if self.ratio is None and self.drop_blocks is None:
+            raise ValueError("give ratio (a share, or 'table' after sensitivity), drop_blocks (a number), or both")
+        return self
+
+
+class Sparsify(_Strict):
+    """Masks at once, by a criterion or SparseGPT; for zeros that grow, give a training stage a policy."""
+
+    sparsity: float | None = Field(None, gt=0, lt=1)
+    method: str = "l1"
+    granularity: str = "weight"
+    scope: Literal["local", "global", "row"] | None = None
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+
+class Export(_Strict):
+    """The model as files: prunus.save, or sparse safetensors where nothing was cut; and ONNX."""
+
+    onnx: bool = True
+
+
+class Bench(_Strict):
+    """Parameters, MACs, latency beside the model at the start, and the test score. Chooses nothing."""
+
+    repeats: int = Field(30, ge=6)
+
+
+class Stage(_Strict):
+    """One key: what is done; its value: how."""
+
+    train: Training | None = None
+    sensitivity: Sensitivity | None = None
+    prune: Prune | None = None
+    sparsify: Sparsify | None = None
+    finetune: Training | None = None
+    distil: Distil | None = None
+    export: Export | None = None
+    bench: Bench | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, value: Any) -> Any:
+        return {k: {} if v is None else v for k, v in value.items()} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _one(self) -> Stage:
+        if len(self.model_fields_set) != 1:
+            raise ValueError(f"a stage is one of {', '.join(type(self).model_fields)}, each under a dash of its own")
+        return self
+
+    @property
+    def kind(self) -> str:
+        return next(iter(self.model_fields_set))
+
+    @property
+    def settings(self) -> Any:
+        return getattr(self, self.kind)
+
+    @property
+    def makes_zeros(self) -> bool:
+        """Whether the model has masks after it."""
+        policies: tuple[Policy, ...] = getattr(self.settings, "policies", ())
+        return self.kind == "sparsify" or any(policy.slimming is None for policy in policies)
+
+
+class Quick(_Strict):
+    """What ``--quick`` changes: arguments of the data, and upper limits."""
+
+    data_args: Mapping[str, Any] = {}
+    model_args: Mapping[str, Any] = {}
+    epochs: int = Field(default=1, ge=1)
+    repeats: int = Field(default=6, ge=6)
+    onnx: bool = True
+
+
+class Recipe(_Strict):
+    """A whole run. ``model`` and ``data`` are names: see ``prunus.naming``."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    model: str
+    model_args: Mapping[str, Any] = {}
+    data: str
+    data_args: Mapping[str, Any] = {}
+    seed: int = Field(0, ge=0)
+    threads: int = Field(1, ge=1)
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    quick: Quick = Quick()

@@ -1,0 +1,238 @@
+"""Recipes: what is wrong is said with its line; stages are kept, and a killed run ends as one that wasn't."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.kill import broken_files
+from prunus import recipes
+from prunus.cli import main
+from prunus.deploy.folder import sha256
+from prunus.errors import InputError, SaveError
+from prunus.naming import callable_named
+from prunus.recipes.reading import parse
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+TEXT = """\
+name: tiny
+model: prunus.demo.lenet:LeNet
+data: prunus.recipes.tasks:digits
+data_args: {examples: 128}
+stages:
+  - train:
+      epochs: 2
+      lr: 1e-3
+      checkpoint_every: 1
+  - prune: {ratio: 0.5}
+  - sparsify: {method: l1, granularity: 2:4, only: [fc1]}
+  - finetune:
+      epochs: 2
+      checkpoint_every: 1
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def test_what_a_recipe_says_is_what_is_read():
+    recipe = parse(TEXT, "tiny.yaml")
+    assert [stage.kind for stage in recipe.stages] == ["train", "prune", "sparsify", "finetune"]
+    assert recipe.stages[0].settings.lr == 1e-3  # a text, by YAML 1.1
+    assert recipe.stages[2].settings.granularity == "2:4"  # 124, by YAML 1.1
+    assert recipe.stages[3].settings.lr == 1e-3  # the default
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("lr: 1e-3", "lrr: 1e-3", "tiny.yaml:8: unknown key 'lrr' in 'train'. Did you mean 'lr'?"),
+        ("ratio: 0.5", "ratoi: 0.5", "tiny.yaml:10: unknown key 'ratoi' in 'prune'. Did you mean 'ratio'?"),
+        ("- prune:", "- prnue:", "tiny.yaml:10: unknown key 'prnue' in a stage. Did you mean 'prune'?"),
+        ("data_args:", "data_arg:", "tiny.yaml:4: unknown key 'data_arg' in the recipe. Did you mean 'data_args'"),
+        ("epochs: 2", "epochs: -2", "tiny.yaml:7: stages.0.train.epochs: Input should be greater than or equal to 1"),
+        ("      epochs: 2\n      lr", "      lr", "tiny.yaml:6: 'train' needs 'epochs'."),
+        ("model: prunus.demo.lenet:LeNet\n", "", "tiny.yaml:1: the recipe needs 'model'."),
+        ("ratio: 0.5", "ratio: 0.5, ratio: 0.6", "tiny.yaml:10: the key 'ratio' is there twice."),
+        ("ratio: 0.5", "keep: [fc1]", "tiny.yaml:10: stages.1.prune: give ratio"),
+        ("ratio: 0.5", "ratio: table", "tiny.yaml:10: ratio: table needs a sensitivity stage before it."),
+        ("  - train:", "  - prune: {ratio: [}", "tiny.yaml:6: not YAML"),
+        (
+            "  - finetune:\n      epochs: 2",
+            "  - prune: {ratio: 0.5}\n  - finetune:\n      epochs: 2",
+            "tiny.yaml:12: cut",
+        ),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(old, new, words):
+    assert old in TEXT
+    with pytest.raises(InputError, match=re.escape(words)):
+        parse(TEXT.replace(old, new, 1), "tiny.yaml")
+
+
+def test_names_of_models(tmp_path):
+    (tmp_path / "mine.py").write_text("import torch\n\n\ndef net():\n    return torch.nn.Linear(2, 3)\n")
+    assert callable_named(f"{tmp_path / 'mine.py'}:net")().out_features == 3
+    assert sum(p.numel() for p in callable_named("torchvision:resnet18")().parameters()) == 11_689_512
+    for wrong, words in [
+        ("resnet18", "module:name"),
+        ("torchvision:resnet81", "Did you mean 'resnet18'"),
+        ("prunus.demo.lenet:LeNte", "Did you mean 'LeNet'"),
+        (f"hf:{tmp_path}", "no config.json"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            callable_named(wrong)
+
+
+def test_a_local_folder_of_transformers_is_a_model(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(vocab_size=32, n_embd=16, n_layer=1, n_head=2, n_positions=32)
+    model = transformers.GPT2LMHeadModel(config)
+    model.save_pretrained(tmp_path / "gpt2")
+    again = callable_named(f"hf:{tmp_path / 'gpt2'}")()
+    assert torch.equal(again.transformer.wte.weight, model.transformer.wte.weight)
+
+
+def test_a_run_its_folder_and_its_cache(file, tmp_path):
+    told: list[str] = []
+
+    def run(text: str = TEXT):
+        told.clear()
+        file.write_text(text)
+        return recipes.run(file, tmp_path / "run", on_stage=lambda step, what: told.append(f"{step.name} {what}"))
+
+    before = torch.get_rng_state()
+    out = run()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert told == [f"{n} {w}" for n in ("01-train", "02-prune", "03-sparsify", "04-finetune") for w in ("run", "done")]
+    assert {p.name for p in out.iterdir()} == {
+        "recipe.yaml",
+        "environment.json",
+        "metrics.json",
+        "report.html",
+        "stages",
+    }
+    assert (out / "recipe.yaml").read_text() == TEXT
+    about = json.loads((out / "environment.json").read_text())
+    assert about["seed"] == 0
+    assert about["versions"]["torch"]
+    assert "commit" in (about["git"] or {"commit": ""})
+    found = json.loads((out / "metrics.json").read_text())
+    assert found["02-prune"]["proof"] < 1e-9
+    assert found["02-prune"]["parameters"] < 0.4 * found["01-train"]["parameters"]
+    weights = load_file(recipes.final_weights(out))
+    lines = weights["fc1.weight"].reshape(-1, 4)
+    assert ((lines == 0).sum(1) >= 2).all()
+    assert "04-finetune" in (out / "report.html").read_text()
+    digest = sha256(recipes.final_weights(out))
+
+    run()
+    assert told == [f"{n} cached" for n in ("01-train", "02-prune", "03-sparsify", "04-finetune")]
+    run(TEXT.replace("2:4", "1:4"))
+    assert told[:3] == ["01-train cached", "02-prune cached", "03-sparsify run"]
+    rows = recipes.dry_run(file, tmp_path / "run")
+    assert [row[2] for row in rows] == ["cached"] * 4
+    file.write_text(TEXT)
+    rows = recipes.dry_run(file, tmp_path / "other")
+    assert [row[2] for row in rows] == ["to run"] * 4
+    assert "2 epochs of 2 batches" in rows[0][1]
+    assert not (tmp_path / "other").exists()
+    assert sha256(recipes.final_weights(recipes.run(file, tmp_path / "again"))) == digest
+
+    damaged = next((out / "stages").glob("01-*")) / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    with pytest.raises(SaveError, match="was changed after the stage wrote it"):
+        run()
+    with pytest.raises(SaveError, match="doesn't hold a run of 'lenet-digits'"):
+        recipes.run("lenet-digits", out)
+
+
+def go(file: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    recipes.run(file, out)
+
+
+def test_killed_runs_end_as_one_that_was_not(file, tmp_path):
+    """SIGKILL at three random moments; benchmarks/kill.py does twenty, with whole processes."""
+    fork = multiprocessing.get_context("fork")
+    started = time.perf_counter()
+    whole = fork.Process(target=go, args=(file, tmp_path / "whole"))
+    whole.start()
+    whole.join()
+    seconds = time.perf_counter() - started
+    assert whole.exitcode == 0
+    draw = random.Random(0)
+    kills = 0
+    for _ in range(3):
+        child = fork.Process(target=go, args=(file, tmp_path / "killed"))
+        child.start()
+        child.join(draw.uniform(0.1, 0.6) * seconds)
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+            kills += 1
+        assert broken_files(tmp_path / "killed") == []
+    assert kills
+    go(file, tmp_path / "killed")
+    for name in ("01-", "02-", "03-", "04-"):
+        one, other = (next((tmp_path / run / "stages").glob(f"{name}*")) for run in ("whole", "killed"))
+        assert one.name == other.name
+        assert sha256(one / "model.safetensors") == sha256(other / "model.safetensors"), name
+
+
+def test_a_broken_file_is_seen(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    (tmp_path / "b.safetensors").write_bytes(b"x" * 20)
+    (tmp_path / ".draft-c").mkdir()
+    (tmp_path / ".draft-c" / "c.json").write_text("{")  # nobody reads it
+    assert len(broken_files(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("name", recipes.ready_recipes())
+def test_ready_recipes_run(name, tmp_path):
+    out = recipes.run(name, tmp_path / "run", quick=True)
+    found = json.loads((out / "metrics.json").read_text())
+    last = next(reversed(found.values()))
+    cut = last["after"]["macs"] < 0.9 * last["before"]["macs"]
+    masked = last.get("zeros", 0) > 0.3
+    assert cut != masked
+    assert "<svg" in (out / "report.html").read_text()
+    assert recipes.read_recipe(name).description
+
+
+def test_on_the_command_line(file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["prunus", "run", "--list"])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert not done.value.code
+    assert all(name in capsys.readouterr().out for name in ["rigl"])
+    monkeypatch.setattr("sys.argv", ["prunus", "run", str(file), "--dry-run", "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert not done.value.code
+    assert "04-finetune" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["prunus", "run", "lenet-digit"])
+    with pytest.raises(SystemExit) as done:
+        main()
+    assert done.value.code == 2
+    assert "Did you mean 'lenet-digits'" in capsys.readouterr().err
+
+
+def test_the_recipe_of_the_documentation_is_right():
+    page = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert [stage.kind for stage in parse(text, "docs/recipes.md").stages][3:5] == ["distil", "finetune"]
