@@ -107,9 +107,10 @@ class Prune(_Strict):
     """A structural cut, proven; first whole blocks (``drop_blocks``, a number), then width."""
 
     ratio: float | Literal["table"] | Mapping[str, float] | None = None
+    budget: Mapping[str, str | int | float] | None = None
     drop_blocks: int | None = Field(None, ge=1)
     importance: str = "l2"
-    scope: Literal["local", "global", "isomorphic"] = "local"
+    scope: Literal["local", "global", "isomorphic"] | None = None
     keep: tuple[str, ...] = ()
     round_to: int | None = Field(None, ge=1)
     uniform: bool = False
@@ -117,8 +118,8 @@ class Prune(_Strict):
 
     @model_validator(mode="after")
     def _something(self) -> Prune:
-        if self.ratio is None and self.drop_blocks is None:
-            raise ValueError("give ratio (a share, or 'table' after sensitivity), drop_blocks (a number), or both")
+        if self.ratio is None and self.budget is None and self.drop_blocks is None:
+            raise ValueError("give ratio (a share, or 'table' after sensitivity), budget, or drop_blocks (a number)")
         return self
 
 

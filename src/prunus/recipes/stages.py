@@ -155,10 +155,11 @@ def look(how: Sensitivity, state: State, context: Context) -> State:
         evaluate=lambda small: {metric: context.score(small)},
         ratios=how.ratios,
         importance=how.importance,
+        cache=context.work / "measurements",
         on_progress=context.on_progress,
     )
     curves.to_csv(context.folder / "sensitivity.csv")
-    table = curves.table(how.max_drop)
+    table = dict(curves.table(how.max_drop))
     context.found["table"] = table
     context.found["curves"] = curves.curves()
     return State(state.model, state.masks, table)
@@ -172,11 +173,12 @@ def cut(how: Prune, state: State, context: Context) -> State:
         plan = prunus.drop_blocks(model, context.data.example, number=how.drop_blocks, data=examples)
         model = _applied(model, plan, context)
         context.found["dropped"] = list(plan.dropped)
-    if how.ratio is not None:
+    if how.ratio is not None or how.budget is not None:
         plan = prunus.plan(
             model,
             context.data.example,
             ratio=_ratio(how, state),
+            budget=how.budget,
             importance=how.importance,
             data=context.calibration(),
             loss=context.data.loss,
