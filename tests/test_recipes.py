@@ -21,6 +21,7 @@ from prunus.deploy.folder import sha256
 from prunus.errors import InputError, SaveError
 from prunus.naming import callable_named
 from prunus.recipes.reading import parse
+from prunus.recipes.running import alone
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -120,6 +121,7 @@ def test_a_run_its_folder_and_its_cache(file, tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
     assert told == [f"{n} {w}" for n in ("01-train", "02-prune", "03-sparsify", "04-finetune") for w in ("run", "done")]
     assert {p.name for p in out.iterdir()} == {
+        ".lock",
         "recipe.yaml",
         "environment.json",
         "metrics.json",
@@ -153,6 +155,8 @@ def test_a_run_its_folder_and_its_cache(file, tmp_path):
     assert not (tmp_path / "other").exists()
     assert sha256(recipes.final_weights(recipes.run(file, tmp_path / "again"))) == digest
 
+    with alone(out), pytest.raises(SaveError, match="another process"):
+        run()
     damaged = next((out / "stages").glob("01-*")) / "model.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     with pytest.raises(SaveError, match="was changed after the stage wrote it"):

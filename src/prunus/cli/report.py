@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from prunus.cli.options import Inputs, Model, Weights, build, examples, named
+from prunus.cli.options import Inputs, Model, Weights, build, examples
+from prunus.naming import named
 
 
 def report(

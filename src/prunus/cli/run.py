@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ from prunus.errors import InputError
 
 if TYPE_CHECKING:
     from prunus.recipes import Step
+    from prunus.report.terminal import Tick
 
 
 def run(
@@ -39,12 +41,18 @@ def run(
         typer.echo(Table(f"{recipe}: nothing is run", columns, rows, labels=3).plain())
         return
     terminal = Terminal()
+    with ExitStack() as bar:
+        tick: list[Tick] = []
 
-    def tell(step: Step, what: str) -> None:
-        if what == "run":
-            terminal.heading(step.name)
-        elif what == "cached":
-            terminal.done(f"{step.name} is there already: {step.folder.name}")
+        def tell(step: Step, what: str) -> None:
+            bar.close()
+            if what == "run":
+                tick[:] = [bar.enter_context(terminal.progress(step.name, left=True))]
+            else:
+                terminal.done(f"{step.name} {'is there already' if what == 'cached' else 'done'}: {step.folder.name}")
 
-    folder = recipes.run(recipe, out, quick=quick, on_stage=tell)
+        def move(done: int, of: int, words: str) -> None:
+            tick[0](done, of, words)
+
+        folder = recipes.run(recipe, out, quick=quick, on_stage=tell, on_progress=move)
     terminal.done(f"{folder / 'report.html'} shows what was found; weights: {recipes.final_weights(folder)}")

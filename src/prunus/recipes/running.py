@@ -38,6 +38,8 @@ from prunus.recipes.tasks import Data
 from prunus.recipes.telling import write_page
 from prunus.train.streams import seeded
 
+LOCK = ".lock"
+
 
 @dataclass(frozen=True)
 class Step:
@@ -138,7 +140,8 @@ def run(
     """
     job = Run(path, out, quick=quick)
     tell = on_stage or (lambda step, what: None)
-    with _threads(job.recipe.threads):
+    job.out.mkdir(parents=True, exist_ok=True)
+    with alone(job.out), _threads(job.recipe.threads):
         _prepare(job, quick)
         outcome: Outcome | None = None
         done: list[tuple[Step, Outcome]] = []
@@ -188,7 +191,6 @@ def _state(job: Run, outcome: Outcome | None) -> State:
 
 
 def _prepare(job: Run, quick: bool) -> None:
-    job.out.mkdir(parents=True, exist_ok=True)
     _replace(job.out / "recipe.yaml", job.text)
     about = environment(job.recipe.seed, job.recipe.threads)
     _replace(job.out / "environment.json", json.dumps({"quick": quick, **about}, indent=2) + "\n")
@@ -200,12 +202,32 @@ def _check_folder(out: Path, name: str) -> None:
         return
     if not out.is_dir():
         raise SaveError(f"{out} is a file; give a folder to run in: --out DIR.")
-    inside = {path.name for path in out.iterdir()} - {"work", "stages"}
+    inside = {path.name for path in out.iterdir()} - {"work", "stages", LOCK}
     if not inside:
         return
     text = (out / "recipe.yaml").read_text(encoding="utf-8") if (out / "recipe.yaml").is_file() else ""
     if f"name: {name}" not in text.splitlines():
         raise SaveError(f"{out} isn't empty and doesn't hold a run of {name!r}: give another folder, --out DIR.")
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Two runs in one folder would take each other's files away. The system lets go of a killed process's lock.
+
+    Raises:
+        SaveError: another process runs there.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has another way, and no fork to go wrong with
+        yield
+        return
+    with (out / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SaveError(f"another process runs a recipe in {out}: wait for it, or give another --out.") from error
+        yield
 
 
 @contextmanager
