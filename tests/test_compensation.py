@@ -118,7 +118,9 @@ def test_functional_layers_and_attention_are_found_and_helped(method: str) -> No
     plan = prunus.plan(model, data[0][:2], ratio=0.5)
     small = plan.apply(model)
     result = prunus.compensate(model, small, plan, data, data[0][:2], method=method)
-    assert {"mix.out_proj.weight", "mix.in_proj_weight", "down", "head.weight"} <= {m.weight for m in result.layers}
+    found = {m.weight for m in result.layers}
+    assert {"mix.out_proj.weight", "mix.in_proj_weight", "up", "down", "head.weight"} <= found
+    assert result.skipped == {}
     assert all(m.after <= m.before for m in result.layers)
     assert "down: error" in str(result)
     x = draw(64, 5, 16, seed=9).float()
@@ -209,3 +211,31 @@ def test_batch_norm_is_taken_anew_as_the_mean_over_the_data() -> None:
     torch.testing.assert_close(model[1].running_var, torch.stack([t.var((0, 2, 3)) for t in y]).mean(0))
     assert not model[1].training
     assert model[1].momentum == 0.1
+
+
+class Gated(nn.Module):
+    """A gated MLP behind an embedding, before a recurrent layer: what a fit knows, and what it can't."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 8)
+        self.gate, self.up, self.down = nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(12, 8)
+        self.mix, self.head = nn.GRU(8, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.table(ids)
+        x = x + self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.head(self.mix(x)[0])
+
+
+def test_what_is_not_mended_is_told() -> None:
+    torch.manual_seed(0)
+    model, ids = Gated().eval(), torch.randint(0, 20, (64, 5))
+    plan = prunus.plan(model, ids[:2], ratio=0.5)
+    small = plan.apply(model)
+    result = prunus.compensate(model, small, plan, [ids], ids[:2])
+    assert {m.weight for m in result.layers} == {"gate.weight", "up.weight", "down.weight", "head.weight"}
+    assert set(result.skipped) == {"table.weight", "mix.weight_ih_l0", "mix.weight_hh_l0"}
+    assert "mix.weight_hh_l0: it is no weight of a linear map" in str(result)
+    plain = plan.apply(model)
+    assert (small(ids) - model(ids)).square().mean() < (plain(ids) - model(ids)).square().mean()

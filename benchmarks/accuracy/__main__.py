@@ -2,14 +2,17 @@
 
     PYTHONPATH=.bench-peers python -m benchmarks.accuracy [TASK ...] [--seeds 3] [--part 0.5] [--write docs/accuracy.md]
 
-`make accuracy` installs the peer and the pretrained model first. Every figure is on data that nothing was chosen with.
+`make accuracy` installs the peer and the pretrained models first. Every figure is on data that nothing was chosen with.
+With --write, the sections of the tasks that were run replace those in the file; `make accuracy TASK=lenet` runs one.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import re
 import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,27 +26,42 @@ from prunus.running import undisturbed
 HEAD = """# Accuracy at the same cost
 
 Written by `make accuracy`. Each way cuts the same trained network to the same share of its MACs, the output layer kept;
-the same fine-tuning follows where there is training data. Mean ± standard deviation over {n} seeds.
+the same fine-tuning follows where there is training data. Mean ± standard deviation over the seeds. A digit has a
+standard error of 0.3 points, a noun of 2, a crop of 2.
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", default=list(TASKS))
+    parser.add_argument("tasks", nargs="*", default=list(TASKS), help=f"of {', '.join(TASKS)}; by default all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--part", type=float, default=0.5)
+    parser.add_argument("--only", help="ways whose name matches this regular expression alone")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    sections = [HEAD.format(n=options.seeds)]
     for name in options.tasks:
-        sections.append(section([TASKS[name](seed) for seed in range(options.seeds)], options.part))
-        print(sections[-1], flush=True)
-    if options.write:
-        options.write.write_text("\n".join(sections))
+        start = time.process_time()
+        found = section([TASKS[name](seed) for seed in range(options.seeds)], options.part, options.only or "")
+        took = (time.process_time() - start) / 60
+        print(found, f"({took:.1f} processor minutes)", flush=True)
+        if options.write:
+            write(options.write, found)
 
 
-def section(tasks: Sequence[Task], part: float) -> str:
+def write(file: Path, section: str) -> None:
+    """Put a section in the place of the one of the same task, or at the end."""
+    old = file.read_text(encoding="utf-8").split("\n## ")[1:] if file.is_file() else []
+    sections = {_task(text): text.rstrip("\n") for text in (*old, section.removeprefix("## "))}
+    file.write_text("\n## ".join([HEAD, *(f"{text}\n" for text in sections.values())]), encoding="utf-8")
+
+
+def _task(section: str) -> str:
+    """The part of the title that is the task's."""
+    return re.split(r", \d+% of the MACs", section)[0]
+
+
+def section(tasks: Sequence[Task], part: float, only: str) -> str:
     """One task as a Markdown table."""
     tuned = tasks[0].finetune is not None
     dense = told([task.score(task.model) for task in tasks])
@@ -54,10 +72,12 @@ def section(tasks: Sequence[Task], part: float) -> str:
         "| --- | --- | --- |" + (" --- |" if tuned else ""),
     ]
     for name, make in contenders().items():
+        if not re.search(only, name):
+            continue
         try:
             lines.append(_row(name, [(task, make(task, part)) for task in tasks]))
         except Exception as error:  # noqa: BLE001 - whatever the peer raises is its result
-            lines.append(f"| {name} | | {type(error).__name__}: {' '.join(str(error).split())[:80]} |")
+            lines.append(f"| {name} | | {type(error).__name__}: {' '.join(str(error).split())[:80]} |" + " |" * tuned)
         print(lines[-1], flush=True)
     return "\n".join([*lines, ""])
 

@@ -5,24 +5,29 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 import prunus
 from benchmarks.accuracy.task import Task
+from prunus.importance import score
 
 Cutter = Callable[[Task, float], nn.Module]
 """From a task and a channel ratio to a small model."""
 
 
-def with_macs(cut: Cutter, task: Task, part: float) -> nn.Module:
+STEPS = 7
+
+
+def with_macs(cut: Callable[[float], nn.Module], task: Task, part: float) -> nn.Module:
     """The largest model that ``cut`` makes with at most ``part`` of the MACs: bisection over the channel ratio."""
     full = macs(task.model, task)
     low, high, best = 0.0, 1.0, None
-    for _ in range(9):
+    for _ in range(STEPS):
         ratio = (low + high) / 2
-        small = cut(task, ratio)
+        small = cut(ratio)
         if macs(small, task) <= part * full:
             best, high = small, ratio
         else:
@@ -36,18 +41,23 @@ def macs(model: nn.Module, task: Task) -> int:
     return prunus.profile(model, task.example, latency=False).macs
 
 
-def ours(importance: str, **options: Any) -> Cutter:
-    def cut(task: Task, ratio: float) -> nn.Module:
-        return prunus.plan(task.model, task.example, ratio=ratio, importance=importance, **options).apply(task.model)
+def ours(importance: str | None, *, refit: bool, solver: bool = False) -> Callable[[Task, float], nn.Module]:
+    """As `prunus.prune` does it, scored once: the ratio is searched for, or the budget's solver shares it out."""
 
-    return cut
+    def make(task: Task, part: float) -> nn.Module:
+        graph = prunus.trace(task.model, task.example)
+        name = importance or ("auto" if refit else "l2")
+        found = score(graph, name, task.data, task.loss)
+        known = prunus.Importance(lambda context: {g: found[g.atom] for g in context.graph.free if g.atom in found})
+        if solver:
+            small = prunus.plan(graph, budget={"macs": f"{part:.0%}"}, importance=known).apply(task.model)
+        else:
+            small = with_macs(lambda r: prunus.plan(graph, ratio=r, importance=known).apply(task.model), task, part)
+        if refit:
+            prunus.compensate(task.model, small, small.prunus_plan, task.data, task.example)
+        return small
 
-
-def mended(cut: Cutter, task: Task, part: float) -> nn.Module:
-    """Cut to the budget, then solve what remains against the original, on the calibration data."""
-    small = with_macs(cut, task, part)
-    prunus.compensate(task.model, small, small.prunus_plan, task.data, task.example)
-    return small
+    return make
 
 
 def peer(make: Callable[[Any], Any], gradients: bool = False) -> Cutter:
@@ -98,6 +108,7 @@ def _gradients(model: nn.Module, importance: Any, task: Task) -> None:
 
 PEERS: dict[str, Cutter] = {
     "Torch-Pruning, group L2": peer(lambda tp: tp.importance.MagnitudeImportance(p=2)),
+    "Torch-Pruning, filter L1": peer(lambda tp: tp.importance.MagnitudeImportance(p=1, group_reduction="first")),
     "Torch-Pruning, BN scale": peer(lambda tp: tp.importance.BNScaleImportance()),
     "Torch-Pruning, LAMP": peer(lambda tp: tp.importance.LAMPImportance(p=2)),
     "Torch-Pruning, FPGM": peer(lambda tp: tp.importance.FPGMImportance(p=2)),
@@ -106,12 +117,18 @@ PEERS: dict[str, Cutter] = {
 }
 
 OURS: dict[str, Callable[[Task, float], nn.Module]] = {
-    "prunus, default with data": lambda task, part: mended(ours("l2"), task, part),
-    "prunus, default without data": lambda task, part: with_macs(ours("l2"), task, part),
-    "prunus, L1, refit": lambda task, part: mended(ours("l1"), task, part),
-    "prunus, random, refit": lambda task, part: mended(ours("random"), task, part),
+    "prunus, default with data": ours(None, refit=True),
+    "prunus, MACs as the budget, with data": ours(None, refit=True, solver=True),
+    "prunus, L2, refit": ours("l2", refit=True),
+    "prunus, random, refit": ours("random", refit=True),
+    "prunus, default without data": ours(None, refit=False),
 }
 
 
 def contenders() -> dict[str, Callable[[Task, float], nn.Module]]:
-    return {**OURS, **{name: (lambda task, part, c=cut: with_macs(c, task, part)) for name, cut in PEERS.items()}}
+    """From a task and the part of the MACs to a small network."""
+    return {**OURS, **{name: partial(_searched, cut) for name, cut in PEERS.items()}}
+
+
+def _searched(cut: Cutter, task: Task, part: float) -> nn.Module:
+    return with_macs(partial(cut, task), task, part)

