@@ -1,14 +1,13 @@
 """What regularizers and schedules add to a training step of a ResNet-50: python -m benchmarks.overhead [--batch 8]
 
-Each hook's own time is taken inside real steps, and told as a share of what the step takes without it (median over the
-steps). Pruning itself (choosing masks, making a plan) happens once in many steps: its time is told apart, with the
-number of steps between two after which it adds less than 1 %.
+Each hook's own time is told as a share of what a whole step takes without it (medians; on the CPU, processor time of
+all threads). Pruning itself (choosing masks, making a plan) happens once in many steps: its time is told apart, with
+the number of steps between two after which it adds less than 1 %.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -76,11 +75,13 @@ def rare(example: Tensor, device: str) -> dict[str, float]:
 
 
 def _timed(work: Callable[[], Any], device: str) -> float:
+    """On the CPU, processor time: neighbours don't count."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
     _wait(device)
-    started = time.perf_counter()
+    started = clock()
     work()
     _wait(device)
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def _wait(device: str) -> None:
@@ -88,24 +89,24 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def steps(name: str, make: Callable[..., Any], inputs: Tensor, count: int, device: str) -> tuple[float, float]:
-    """Median seconds of a step without the hook, and of the hook."""
-    model = network(device).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-    hook = make(model, optimizer)
+def step_time(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, count: int, device: str) -> float:
+    """Median seconds of a step without any hook, after one that isn't counted. Gradients are left."""
     targets = torch.arange(len(inputs), device=device) % 1000
-    own, added = [], []
-    for _ in range(count + 1):
-        started = time.perf_counter()
+
+    def step() -> None:
         optimizer.zero_grad()
         F.cross_entropy(model(inputs), targets).backward()
-        _wait(device)
-        own.append(time.perf_counter() - started)
-        added.append(_timed(hook.before_step, device))
-        own[-1] += _timed(optimizer.step, device)
-        added[-1] += _timed(hook.after_step, device)
-    gc.collect()
-    return statistics.median(own[1:]), statistics.median(added[1:])
+        optimizer.step()
+
+    return statistics.median([_timed(step, device) for _ in range(count + 1)][1:])
+
+
+def hook_time(hook: Any, count: int, device: str) -> float:
+    """Median seconds of ``before_step`` and ``after_step`` together, after a call that isn't counted."""
+    found = []
+    for _ in range(count + 1):
+        found.append(_timed(hook.before_step, device) + _timed(hook.after_step, device))
+    return statistics.median(found[1:])
 
 
 def main() -> None:
@@ -117,15 +118,16 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     inputs = torch.randn(options.batch, 3, 224, 224, device=options.device)
-    rows, whole = [], []
+    model = network(options.device).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+    step = step_time(model, optimizer, inputs, options.steps, options.device)
+    rows = []
     for name, make in hooks(inputs[:1]).items():
-        own, added = steps(name, make, inputs, options.steps, options.device)
-        whole.append(own)
-        rows.append((name, f"{own:.3f} s", f"{added * 1000:.1f} ms", f"{added / own:.1%}"))
+        added = hook_time(make(model, optimizer), options.steps, options.device)
+        rows.append((name, f"{added * 1000:.1f} ms", f"{added / step:.1%}"))
         print(*rows[-1], sep="  ", flush=True)
-    title = f"ResNet-50, batch {options.batch} of 224x224, {options.device}, {options.threads} thread(s)"
-    print(Table(title, ("hook", "step without it", "hook", "share"), tuple(rows)).plain())
-    step = statistics.median(whole)
+    title = f"ResNet-50, batch {options.batch} of 224x224, {options.device}, {options.threads} thread(s): {step:.2f} s"
+    print(Table(title, ("hook", "time", "of a step"), tuple(rows)).plain())
     seldom = [
         (name, f"{seconds:.2f} s", f"{seconds / step / 0.01:.0f}")
         for name, seconds in rare(inputs[:1], options.device).items()

@@ -44,9 +44,10 @@ class Found:
     last: nn.Module | None = None
 
 
-def run(job: Job, seeds: Sequence[int], pattern: str, validation: bool) -> tuple[dict[str, Found], list[str]]:
+def run(
+    job: Job, digits: Digits, seeds: Sequence[int], pattern: str, validation: bool
+) -> tuple[dict[str, Found], list[str]]:
     """Every method on every seed; and what failed."""
-    digits = load_digits()
     judged = digits.validation if validation else digits.test
     found: dict[str, Found] = {}
     failures: list[str] = []
@@ -122,9 +123,12 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(JOBS), nargs="+", default=list(JOBS))
     parser.add_argument("--methods", default="*", help="a shell pattern of names")
     parser.add_argument("--validation", action="store_true", help="judge on the validation digits, to set strengths")
+    parser.add_argument("--examples", type=int, default=7000, help="how many digits to learn from, to try it out")
     parser.add_argument("--repeats", type=int, default=30, help="timed calls of each network")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    digits = load_digits()
+    digits = Digits(digits.train.head(options.examples), digits.validation, digits.test)
     lenet, resnet = JOBS["lenet"], JOBS["resnet"]
     text = HEAD.format(
         lenet=lenet.ratio,
@@ -135,7 +139,7 @@ def main() -> None:
         resnet_first=resnet.epochs,
     )
     for name in options.only:
-        found, failures = run(JOBS[name], options.seeds, options.methods, options.validation)
+        found, failures = run(JOBS[name], digits, options.seeds, options.methods, options.validation)
         made = table(JOBS[name], found, options.repeats)
         lines = [*paired(JOBS[name], found), *failures]
         print(made.plain(), *lines, sep="\n", flush=True)

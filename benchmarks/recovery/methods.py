@@ -12,15 +12,13 @@ from torch import nn
 import prunus
 from benchmarks.recovery.models import Job, train
 from prunus import masks
-from prunus.demo.data import Digits
+from prunus.demo.data import Digits, batches
 from prunus.plan import Plan
 from prunus.train import Loss, cross_entropy
 from prunus.train.distill import Distill, Features, Logits
 from prunus.train.regularizers import HESSO, L0, GroupLasso, GroupNorm, Growing, Slimming
 
 Method = Callable[[nn.Module, Digits, Job, int], nn.Module]
-STEPS = 110
-"""Of an epoch: 7,000 digits in batches of 64."""
 
 
 def planned(model: nn.Module, digits: Digits, job: Job, importance: str = "l2") -> Plan:
@@ -67,7 +65,7 @@ def once(dense: nn.Module, digits: Digits, job: Job, seed: int) -> nn.Module:
     """From new weights to the small network in one training."""
     torch.manual_seed(seed)
     model = job.make()
-    total = (job.epochs + job.recovery) * STEPS
+    total = (job.epochs + job.recovery) * len(batches(digits.train))
     hook = HESSO(_graph(model, digits), job.ratio, begin=total // 10, length=total // 10, periods=5)
     train(model, digits, job, seed, job.epochs + job.recovery, hooks=(hook,))
     return hook.plan.apply(model)
@@ -99,12 +97,12 @@ def _lasso(model: nn.Module, digits: Digits, job: Job) -> Any:
 
 
 def _hesso(model: nn.Module, digits: Digits, job: Job) -> Any:
-    total = job.recovery * STEPS
+    total = job.recovery * len(batches(digits.train))
     return HESSO(_graph(model, digits), job.ratio, begin=0, length=total // 10, periods=5), None
 
 
 def _growing(model: nn.Module, digits: Digits, job: Job) -> Any:
-    steps = job.recovery * STEPS
+    steps = job.recovery * len(batches(digits.train))
     return Growing(model, planned(model, digits, job), delta=10 / (0.8 * steps / 5), ceiling=10.0, every=5), None
 
 

@@ -71,7 +71,10 @@ class AxisGroups:
                 self.sizes[group.name], self.lines[group.name] = group.size, found
         if not self.lines:
             raise NothingToPrune("no group can be cut, so there is nothing to regularize: print(prunus.trace(...)).")
-        self.names = list(dict.fromkeys(line.name for each in self.lines.values() for line in each))
+        self.dims: dict[str, set[int]] = {}
+        for line in (line for each in self.lines.values() for line in each):
+            self.dims.setdefault(line.name, set()).add(line.dim)
+        self.names = list(self.dims)
         shapes = {name: params[name].shape for name in self.names}
         self.counts = {
             group: sum(
@@ -90,11 +93,11 @@ class AxisGroups:
     @torch.no_grad()
     def squares(self) -> dict[str, Tensor]:
         """For each group the squared L2 norms of its indices, shape ``[size]``."""
-        weights = {name: weight.detach() for name, weight in self.weights.items()}
+        sums = {name: _line_squares(weight.detach(), self.dims[name]) for name, weight in self.weights.items()}
         result: dict[str, Tensor] = {}
         for group, lines in self.lines.items():
             for line in lines:
-                found = line.gather(_line_squares(weights[line.name], line.dim), self.sizes[group])
+                found = line.gather(sums[line.name][line.dim], self.sizes[group])
                 result[group] = result[group] + found if group in result else found
         return result
 
@@ -154,12 +157,15 @@ class AxisGroups:
         raise PlanError(f"no plan was found in {_ATTEMPTS} attempts: {type(self.model).__name__} keeps resisting.")
 
 
-def _line_squares(weight: Tensor, dim: int) -> Tensor:
-    others = [d for d in range(weight.dim()) if d != dim]
-    if not others:
-        return weight.square()
-    norm: Tensor = torch.linalg.vector_norm(weight, dim=others)
-    return norm.square()
+def _line_squares(weight: Tensor, dims: set[int]) -> dict[int, Tensor]:
+    """For each of these dimensions, the sums of squares along all others. The weights are read once."""
+    inner = [d for d in range(weight.dim()) if d not in dims]
+    squares = weight.square() if not inner else torch.linalg.vector_norm(weight, dim=inner, keepdim=True).square()
+    found = {}
+    for dim in dims:
+        others = [d for d in range(weight.dim()) if d != dim]
+        found[dim] = squares.sum(others) if others else squares
+    return found
 
 
 def _lines(graph: Graph, group: Group, params: Mapping[str, nn.Parameter]) -> Iterable[Line]:
