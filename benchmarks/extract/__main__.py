@@ -24,7 +24,7 @@ from benchmarks.extract.judge import Outcome, judge_apart
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="of the exactness table; default: all of them")
+    parser.add_argument("names", nargs="*", help="default: all of them")
     parser.add_argument("--results", type=Path, help="JSON lines; what is there isn't done again")
     parser.add_argument("--write", type=Path)
     parser.add_argument("--up-to", type=float, default=float("inf"), metavar="N", help="parameters")
@@ -49,8 +49,8 @@ def main() -> None:
 
 def jobs(names: list[str], most: float, only: str | None) -> Iterator[tuple[tuple[str, str, Any], Callable[..., Any]]]:
     """What to judge, and how; the smallest models first."""
-    if only != "exact" and not names:
-        for name in routes.MODELS:
+    if only != "exact":
+        for name in (n for n in routes.MODELS if not names or n in names):
             yield from ((("route", name, route), routes.judge_apart) for route in routes.ROUTES)
     if only != "routes":
         sizes = {name: models.parameters(name) for name in names or models.names()}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import prune
 
 from benchmarks.zoo.case import randomize
@@ -35,6 +36,7 @@ def make(name: str, amount: float) -> Made:
     randomize(model.eval())
     torch.manual_seed(1)
     mask(model, amount)
+    awaken(model, inputs)
     return model, inputs
 
 
@@ -44,6 +46,24 @@ def classifier(name: str, side: int = 0) -> Made:
     model: nn.Module = torchvision.models.get_model(name, weights=None, **more)
     side = side or SIDE.get(name, 224 if name.startswith("vit") else 64)
     return model, {"x": torch.randn(1, 3, side, side)}
+
+
+def awaken(model: nn.Module, inputs: Mapping[str, Any]) -> None:
+    """Batch norms near the statistics of what they see: else a deep random network gives the same for every input."""
+
+    def look(module: Any, given: tuple[Tensor, ...]) -> None:
+        x = given[0].transpose(0, 1).flatten(1)
+        module.running_mean.copy_(x.mean(1) * torch.empty(len(x)).uniform_(0.5, 1.5))
+        spread = x.var(1)
+        spread = torch.where(spread > 1e-9, spread, 1)  # dead filters vary by nothing
+        module.running_var.copy_(spread * torch.empty(len(x)).uniform_(0.5, 1.5))
+
+    norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
+    handles = [module.register_forward_pre_hook(look) for module in norms]
+    with torch.no_grad():
+        model(**inputs)
+    for handle in handles:
+        handle.remove()
 
 
 def mask_filters(model: nn.Module, amount: float) -> None:

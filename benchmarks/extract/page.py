@@ -19,7 +19,8 @@ Written by `make bench-extract`. Error is `max|small - masked| / max|masked|` on
 Random weights, random biases, random batch norms. Of torchvision's models the given share of the filters (rows) of
 every convolution and linear layer but the last is masked by L1; of the transformers, feed-forward neurons and the
 values of whole heads; of the LSTM, units that nothing reads or that stay at zero. "Left" are parameters. The bounds are
-{DOUBLE:g} in fp64 and {SINGLE:g} in fp32; "fp32 itself" is what the masked model's own rounding costs, against fp64.
+{DOUBLE:g} in fp64 and {SINGLE:g} in fp32; "fp32 itself" is what the masked model's own rounding costs, against fp64;
+"moves" is how far the outputs of two inputs lie apart, on the same scale: the least that an error would have to show.
 """
 
 ROUTE_HEAD = f"""## The same masks by other routes
@@ -43,22 +44,36 @@ def page(found: Sequence[Outcome | Route]) -> str:
 def _summary(exact: Sequence[Outcome]) -> str:
     good, run = sum(o.ok for o in exact), {o.name for o in exact}
     words = [f"{good} of {len(exact)} extractions ({len(run)} models, 30, 50 and 80 % masked) are exact and smaller."]
+    over = sum(o.ok and o.single > SINGLE for o in exact)
+    if over:
+        words.append(
+            f"{over} of them are over {SINGLE:g} in fp32, each by no more than twice what fp32 costs the masked model itself."
+        )
     missing = [name for name in models.names() if name not in run]
     if missing:
-        words.append(f"Not run, for want of memory: {', '.join(missing)}.")
+        words.append(f"Not run here ({len(missing)} models): {', '.join(missing)}.")
     bad = [str(o) for o in exact if not o.ok]
     return "\n".join([*words, *(f"* {line}" for line in bad)])
 
 
 def _exact(exact: Sequence[Outcome]) -> str:
-    head = ("model", "parameters", *(f"left of {a:.0%} masked" for a in models.AMOUNTS), "fp64", "fp32", "fp32 itself")
+    head = (
+        "model",
+        "parameters",
+        *(f"left of {a:.0%} masked" for a in models.AMOUNTS),
+        "fp64",
+        "fp32",
+        "fp32 itself",
+        "moves",
+    )
     rows = [head, *_dashes(head)]
     for name in dict.fromkeys(o.name for o in exact):
         mine = {o.amount: o for o in exact if o.name == name}
         size = max(o.before for o in mine.values())
         left = (f"{mine[a].after / size:.1%}" if a in mine and mine[a].after else "–" for a in models.AMOUNTS)
         worst = (f"{max(getattr(o, w) for o in mine.values()):.1e}" for w in ("double", "single", "rounding"))
-        rows.append((name, f"{size:,}", *left, *worst))
+        moves = f"{min(o.moves for o in mine.values()):.0e}"
+        rows.append((name, f"{size:,}", *left, *worst, moves))
     return _lines(rows)
 
 

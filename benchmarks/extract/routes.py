@@ -26,7 +26,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import prune
 
 import prunus
-from benchmarks.extract.models import classifier
+from benchmarks.extract.models import awaken, classifier
 from benchmarks.zoo.case import randomize
 
 MODELS = (
@@ -77,6 +77,8 @@ def masked(name: str, shifts: bool) -> tuple[nn.Module, Tensor, dict[str, Tensor
         if isinstance(module, nn.Conv2d):
             masks[path] = prune.ln_structured(module, "weight", 0.5, n=1, dim=0).weight_mask.clone()
             prune.remove(module, "weight")
+    if shifts:
+        awaken(model, inputs)
     return model, inputs["x"], masks
 
 
