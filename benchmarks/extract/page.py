@@ -47,7 +47,7 @@ def _summary(exact: Sequence[Outcome]) -> str:
     over = sum(o.ok and o.single > SINGLE for o in exact)
     if over:
         words.append(
-            f"{over} of them are over {SINGLE:g} in fp32, each by no more than twice what fp32 costs the masked model itself."
+            f"{over} of them are over {SINGLE:g} in fp32, within twice what fp32 costs the masked model itself."
         )
     missing = [name for name in models.names() if name not in run]
     if missing:
