@@ -126,7 +126,7 @@ def _export(
     """Convert to ``draft``, check it, and move it to ``path``."""
     name, batch = type(small).__name__, Batch(inputs)
     try:
-        with _quiet():
+        with quiet():
             program = _convert(small, inputs, dynamic, opset)
             large = sum(t.numel() * t.element_size() for t in small.state_dict().values()) > _ONE_FILE_BYTES
             program.save(str(draft), external_data=large)
@@ -217,7 +217,7 @@ def _check_installed() -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No warnings, log lines and prints of the exporter's inner workings; what matters comes as an exception."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

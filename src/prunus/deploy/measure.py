@@ -127,9 +127,7 @@ def torch_runner(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None =
     """
     check_eager(model)
     args, kwargs = cloned((as_args(args), dict(kwargs or {})))
-    if any(module.training for module in model.modules()):
-        shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-        model = copy_model(model, shared).eval()
+    model = in_eval(model)
     on_cuda = any(t.is_cuda for t in (*model.parameters(), *tensors_in((args, kwargs))))
 
     def run() -> Any:
@@ -140,6 +138,13 @@ def torch_runner(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None =
         return output
 
     return run
+
+
+def in_eval(model: nn.Module) -> nn.Module:
+    """``model`` if no part of it is training; else a copy of its modules in eval mode, with the same weights."""
+    if not any(module.training for module in model.modules()):
+        return model
+    return copy_model(model, {id(t): t for t in (*model.parameters(), *model.buffers())}).eval()
 
 
 def onnx_runner(
