@@ -28,8 +28,12 @@ from prunus.trace import Graph, trace
 
 if TYPE_CHECKING:
     from prunus.deploy.acceleration import accelerate_sparse
+    from prunus.deploy.bench import Bench, bench
     from prunus.deploy.export import export
     from prunus.deploy.latency import Runtime
+    from prunus.deploy.quantize import quantize, quantize_torch
+    from prunus.deploy.roofline import Roofline, roofline
+    from prunus.deploy.runtimes import Saved
     from prunus.deploy.saving import load, save
     from prunus.deploy.sparse import load_sparse, save_sparse
     from prunus.masks.sparsifier import Sparsifier
@@ -37,17 +41,25 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Bench": "prunus.deploy.bench",
+    "Roofline": "prunus.deploy.roofline",
     "Runtime": "prunus.deploy.latency",
+    "Saved": "prunus.deploy.runtimes",
     "Sparsifier": "prunus.masks.sparsifier",
     "accelerate_sparse": "prunus.deploy.acceleration",
+    "bench": "prunus.deploy.bench",
     "export": "prunus.deploy.export",
     "load": "prunus.deploy.saving",
     "load_sparse": "prunus.deploy.sparse",
+    "quantize": "prunus.deploy.quantize",
+    "quantize_torch": "prunus.deploy.quantize",
+    "roofline": "prunus.deploy.roofline",
     "save": "prunus.deploy.saving",
     "save_sparse": "prunus.deploy.sparse",
 }
 
 __all__ = [
+    "Bench",
     "Block",
     "Compensation",
     "Examples",
@@ -63,12 +75,15 @@ __all__ = [
     "Proof",
     "PruningTable",
     "PrunusError",
+    "Roofline",
     "Runtime",
     "SaveError",
+    "Saved",
     "Sensitivity",
     "Sparsifier",
     "TraceError",
     "accelerate_sparse",
+    "bench",
     "compensate",
     "drop_blocks",
     "export",
@@ -81,7 +96,10 @@ __all__ = [
     "profile",
     "prove",
     "prune",
+    "quantize",
+    "quantize_torch",
     "recalibrate",
+    "roofline",
     "save",
     "save_sparse",
     "sensitivity",

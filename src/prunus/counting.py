@@ -29,6 +29,7 @@ class Seen:
     calls: int = 0
     output_shape: tuple[int, ...] | None = None
     activation_bytes: int = 0
+    input_bytes: int = 0
 
 
 @dataclass
@@ -60,6 +61,7 @@ def watch(model: nn.Module, clock: Callable[[], float]) -> Iterator[dict[nn.Modu
         entry.calls += 1
         entry.output_shape = tuple(outputs[0].shape) if outputs else None
         entry.activation_bytes += sum(tensor.numel() * tensor.element_size() for tensor in new)
+        entry.input_bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors_in((args, kwargs)))
 
     handles = []
     for module in model.modules():

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,6 +84,8 @@ class Plan:
             module = small.get_submodule(path)
             if module._parameters.get(own) is None:
                 weight: Any = module.weight
+                if own not in module._parameters:
+                    raise PlanError(f"the plan adds {name!r}, but {type(module).__name__} takes no such parameter.")
                 module.register_parameter(own, nn.Parameter(weight.new_zeros(self.shape_after(name))))
         for path in self.spread:
             index, weight_name = _within(path, INDEX), _within(path, "weight")
@@ -254,8 +256,23 @@ def _read(document: dict[str, Any]) -> Plan:
     if not isinstance(how, dict):
         raise TypeError("'how' must be an object")
     biases, wide = (_names(document.get(key, []), shapes) for key in ("biases", "spread"))
+    _check_added(shapes, kept, biases, wide)
     dropped = {str(n): check_returns(r) for n, r in document.get("dropped", {}).items()}
     return Plan(shapes, kept, tuple(changes), how, biases, wide, dropped)
+
+
+def _check_added(
+    shapes: Mapping[str, Any], kept: Mapping[str, Any], biases: Iterable[str], wide: Iterable[str]
+) -> None:
+    """What is added hangs on a weight of the model, and is no larger than it."""
+    for name in biases:
+        weight = _within(name.rpartition(".")[0], "weight")
+        if len(shapes[name]) != 1 or weight not in shapes or shapes[name][0] > math.prod(shapes[weight]):
+            raise ValueError(f"{name!r} can't be added: it doesn't fit a weight beside it")
+    for module in wide:
+        index, weight = _within(module, INDEX), _within(module, "weight")
+        if index not in shapes or shapes[index] != shapes.get(weight, ())[:1] or 0 not in kept.get(weight, {}):
+            raise ValueError(f"{module!r} can't be spread: its index doesn't fit a weight that is cut")
 
 
 def _ascending(row: Any) -> tuple[int, ...]:

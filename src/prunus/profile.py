@@ -26,6 +26,7 @@ class Row:
         macs: multiply-accumulates of all its calls.
         parameter_bytes: of ``parameters``.
         activation_bytes: of the tensors its calls made; inputs handed through, or worked on in place, don't count.
+        input_bytes: of the tensors its calls were given.
         calls: how often the model called it.
         latency_ms: median time of all its calls in one run, without its children; None if not measured.
     """
@@ -37,6 +38,7 @@ class Row:
     macs: int
     parameter_bytes: int
     activation_bytes: int
+    input_bytes: int
     calls: int
     latency_ms: float | None
 
@@ -145,6 +147,7 @@ def _rows(model: nn.Module, counts: Mapping[nn.Module, Seen], times: Mapping[nn.
             macs=int(seen.cost) // 2,
             parameter_bytes=sum(p.numel() * p.element_size() for p in own),
             activation_bytes=seen.activation_bytes,
+            input_bytes=seen.input_bytes,
             calls=seen.calls,
             latency_ms=None if times is None else times.get(module, 0.0),
         )

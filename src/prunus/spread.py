@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prunus.errors import PlanError
+
 INDEX = "spread_index"
 
 
@@ -65,6 +67,10 @@ SPREAD: dict[type[nn.Module], type[nn.Module]] = {
 
 def spread(module: nn.Module, live: tuple[int, ...], kept: tuple[int, ...]) -> None:
     """Make a layer of ours, whose weight has the rows ``live``, give the channels ``kept`` (numbers before the cut)."""
+    if type(module) not in SPREAD:
+        raise PlanError(
+            f"the plan spreads a {type(module).__name__}, and only {', '.join(k.__name__ for k in SPREAD)} can be."
+        )
     place = {channel: row for row, channel in enumerate(live)}
     index = [place.get(channel, len(live)) for channel in kept]
     weight: Any = module.weight

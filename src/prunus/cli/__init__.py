@@ -6,7 +6,9 @@ import sys
 
 import typer
 
+from prunus.cli.bench import bench
 from prunus.cli.demo import demo
+from prunus.cli.export import export
 from prunus.cli.extract import extract
 from prunus.cli.inspect import inspect
 from prunus.cli.masks import masks
@@ -24,7 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (inspect, profile, masks, sensitivity, prune, extract, report, run, demo):
+for command in (inspect, profile, masks, sensitivity, prune, extract, export, bench, report, run, demo):
     app.command()(command)
 
 

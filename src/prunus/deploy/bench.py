@@ -156,9 +156,12 @@ class _Opened:
 
     def source(self, runtime: str) -> nn.Module | Path:
         """What a runtime runs: the model for torch's, the ONNX file for the others."""
+        of_torch = runtime in ("eager", "compile")
         if self.model is None:
+            if of_torch:
+                raise InputError("torch doesn't run ONNX files")
             return self.file
-        if runtime in ("eager", "compile"):
+        if of_torch:
             return self.model
         if self._refused:
             raise self._refused

@@ -41,20 +41,14 @@ def check_runtime(name: str) -> str:
 
 
 def runner(source: nn.Module | Path, runtime: str, args: Any, threads: int) -> Callable[[], Any]:
-    """A callable that runs a model, or an ONNX file, on copies of ``args``.
+    """A callable that runs a model (eager, compile) or an ONNX file (onnx, openvino) on copies of ``args``.
 
     Raises:
-        InputError: the runtime isn't installed, or it doesn't run this kind of source.
+        InputError: the runtime isn't known or installed, or can't run it.
     """
     check_runtime(runtime)
     if isinstance(source, nn.Module):
-        if runtime == "eager":
-            return torch_runner(source, args)
-        if runtime == "compile":
-            return _compiled(source, args)
-        raise InputError(f"{runtime} runs ONNX files: export the model first.")
-    if runtime in ("eager", "compile"):
-        raise InputError("torch doesn't run ONNX files")
+        return torch_runner(source, args) if runtime == "eager" else _compiled(source, args)
     return onnx_runner(source, args, threads=threads) if runtime == "onnx" else openvino_runner(source, args, threads)
 
 
