@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from prunus.deploy import parity
-from prunus.deploy.export import ExportError, export
+from prunus.deploy.export import ExportError
+from prunus.deploy.formats import export
 from prunus.deploy.measure import onnx_runner
 from prunus.errors import InputError, TraceError
 from prunus.plan import Plan

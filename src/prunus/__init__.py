@@ -29,7 +29,7 @@ from prunus.trace import Graph, trace
 if TYPE_CHECKING:
     from prunus.deploy.acceleration import accelerate_sparse
     from prunus.deploy.bench import Bench, bench
-    from prunus.deploy.export import export
+    from prunus.deploy.formats import export, load_program, save_program
     from prunus.deploy.latency import Runtime
     from prunus.deploy.quantize import quantize, quantize_torch
     from prunus.deploy.roofline import Roofline, roofline
@@ -48,13 +48,15 @@ _LAZY = {
     "Sparsifier": "prunus.masks.sparsifier",
     "accelerate_sparse": "prunus.deploy.acceleration",
     "bench": "prunus.deploy.bench",
-    "export": "prunus.deploy.export",
+    "export": "prunus.deploy.formats",
     "load": "prunus.deploy.saving",
+    "load_program": "prunus.deploy.formats",
     "load_sparse": "prunus.deploy.sparse",
     "quantize": "prunus.deploy.quantize",
     "quantize_torch": "prunus.deploy.quantize",
     "roofline": "prunus.deploy.roofline",
     "save": "prunus.deploy.saving",
+    "save_program": "prunus.deploy.formats",
     "save_sparse": "prunus.deploy.sparse",
 }
 
@@ -91,6 +93,7 @@ __all__ = [
     "feasibility",
     "find_blocks",
     "load",
+    "load_program",
     "load_sparse",
     "plan",
     "profile",
@@ -101,6 +104,7 @@ __all__ = [
     "recalibrate",
     "roofline",
     "save",
+    "save_program",
     "save_sparse",
     "sensitivity",
     "trace",

@@ -20,7 +20,7 @@ from prunus.demo.lenet import LeNet
 from prunus.demo.masks import masked_table
 from prunus.demo.outcome import Outcome, Settings, Side, Timing
 from prunus.demo.reload import outputs_elsewhere
-from prunus.deploy.export import export
+from prunus.deploy.formats import export
 from prunus.deploy.measure import measure, onnx_runner, torch_runner
 from prunus.deploy.saving import save
 from prunus.errors import InputError

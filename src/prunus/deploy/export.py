@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from prunus.deploy.capture import capture, open_dims
 from prunus.deploy.parity import Batch, Inputs, largest_error
 from prunus.errors import InputError, PrunusError
 from prunus.running import as_args, call, check_eager, cloned, no_fast_path, tensors_in, undisturbed
@@ -40,11 +41,12 @@ class ExportResult:
 
     Attributes:
         path: the file.
-        max_abs_error: largest |torch - ONNX Runtime| over all outputs and inputs tried.
+        max_abs_error: largest |torch - the file in its runtime| over all outputs and inputs tried.
         max_rel_error: the same, each output's relative to its largest magnitude.
         dynamic_batch: whether the file takes any batch size; if not, only that of the example.
         bytes: size on disk.
-        opset: version of the ONNX operator set.
+        opset: version of the ONNX operator set; 0 in other formats.
+        open_dims: for each input tensor, the dimensions beside the batch that may have any size the model takes.
         reason: why the batch is fixed although a dynamic one was asked for; otherwise None.
     """
 
@@ -54,30 +56,37 @@ class ExportResult:
     dynamic_batch: bool
     bytes: int
     opset: int
+    open_dims: tuple[tuple[int, ...], ...] = ()
     reason: str | None = None
 
     def __str__(self) -> str:
         batch = "any batch size" if self.dynamic_batch else "the example's batch size only"
+        if any(self.open_dims):
+            batch += f", open dimensions {', '.join(map(str, map(list, self.open_dims)))}"
         because = f" ({self.reason})" if self.reason else ""
         error = f"within {self.max_rel_error:.1e} of torch"
-        return f"{self.path}: {self.bytes:,} bytes, opset {self.opset}, {batch}{because}, {error}"
+        opset = f", opset {self.opset}" if self.opset else ""
+        return f"{self.path}: {self.bytes:,} bytes{opset}, {batch}{because}, {error}"
 
 
-def export(
+def export_onnx(
     small: nn.Module,
     args: Any,
     path: str | PathLike[str],
     kwargs: Mapping[str, Any] | None = None,
     *,
     dynamic_batch: bool = True,
+    dynamic_sizes: bool = False,
+    draws: int = 2,
+    slim: bool = False,
     tolerance: float | None = None,
     opset: int | None = None,
 ) -> ExportResult:
     """Export a model, in eval mode, to an ONNX file, and check the file against torch in ONNX Runtime on the CPU.
 
     The check runs the example and random inputs like it, at the example's batch size and, if the batch is dynamic, at
-    1 and at 3 more. The file appears only after it has passed. The model, its mode, the inputs and the random state
-    stay as they were; a model on a GPU is exported from a copy on the CPU.
+    1 and at 3 more, and with larger sizes where those are open. The file appears only after it has passed. The model,
+    its mode, the inputs and the random state stay as they were; a model on a GPU is exported from a copy on the CPU.
 
     Args:
         small: any eager model, pruned or not.
@@ -86,6 +95,10 @@ def export(
         kwargs: named arguments. The graph's inputs are the tensors of args, then of kwargs, in order.
         dynamic_batch: take any size in the first dimension of every tensor whose first dimension is as long as that of
             the first. If the model can't, the batch is fixed and the result's ``reason`` says why.
+        dynamic_sizes: also leave every other dimension open that the model doesn't fix, such as height and width, or
+            the length of a sequence; the result's ``open_dims`` says which. Where that fails, they are fixed.
+        draws: random inputs of each batch size that the file is compared on.
+        slim: also simplify the graph with onnxslim, beyond what the exporter's own optimizer does.
         tolerance: largest relative error; by default 1e-4 in float32, 2e-2 in float16, 1e-6 in float64.
         opset: version of the ONNX operator set; by default the exporter's own.
 
@@ -94,78 +107,107 @@ def export(
         TraceError: the model's own exception on the example, as the cause.
         ExportError: torch can't export the model, ONNX Runtime can't run the file, or the two differ; no file is left.
     """
-    _check_installed()
+    _check_installed(("onnxslim",) if slim else ())
     check_eager(small)
     inputs: Inputs = cloned((as_args(args), dict(kwargs or {})))
     small, inputs = _on_cpu(small, inputs)
     if tolerance is None:
-        tolerance = _tolerance(small, inputs)
+        tolerance = tolerance_of(small, inputs)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with undisturbed(small), no_fast_path(), tempfile.TemporaryDirectory(dir=path.parent, prefix=".prunus-") as beside:
         call(small, *cloned(inputs))
+        work = _Work(small, inputs, Path(beside, path.name), path, tolerance, opset, dynamic_sizes, draws, slim)
         reason = None
         if dynamic_batch:
             try:
-                return _export(small, inputs, Path(beside, path.name), path, tolerance, opset, dynamic=True)
+                return work.run(dynamic=True)
             except ExportError as error:
                 reason = str(error)
-        return _export(small, inputs, Path(beside, path.name), path, tolerance, opset, dynamic=False, reason=reason)
+        return work.run(dynamic=False, reason=reason)
 
 
-def _export(
-    small: nn.Module,
-    inputs: Inputs,
-    draft: Path,
-    path: Path,
-    tolerance: float,
-    opset: int | None,
-    dynamic: bool,
-    reason: str | None = None,
-) -> ExportResult:
-    """Convert to ``draft``, check it, and move it to ``path``."""
-    name, batch = type(small).__name__, Batch(inputs)
-    try:
-        with quiet():
-            program = _convert(small, inputs, dynamic, opset)
-            large = sum(t.numel() * t.element_size() for t in small.state_dict().values()) > _ONE_FILE_BYTES
-            program.save(str(draft), external_data=large)
+@dataclass(frozen=True)
+class _Work:
+    """One export: to ``draft``, where it is checked, and from there to ``path``."""
+
+    small: nn.Module
+    inputs: Inputs
+    draft: Path
+    path: Path
+    tolerance: float
+    opset: int | None
+    sizes: bool
+    draws: int
+    slim: bool
+
+    def run(self, dynamic: bool, reason: str | None = None) -> ExportResult:
+        """Other sizes are left open if that is asked for and works."""
+        if self.sizes:
+            try:
+                return self._run(dynamic, True, reason)
+            except ExportError as error:
+                reason = reason or str(error)
+        return self._run(dynamic, False, reason)
+
+    def _run(self, dynamic: bool, sizes: bool, reason: str | None) -> ExportResult:
+        name = type(self.small).__name__
+        try:
+            with quiet():
+                program, free = self._write(dynamic, sizes)
+            errors = self._compare(dynamic, free)
+        except Exception as error:
+            raise ExportError(
+                f"{name} can't be exported with a {_kind(dynamic)} batch: {_first_words(error)}"
+            ) from error
+        if not errors[1] <= self.tolerance:
+            raise ExportError(
+                f"the ONNX file of {name} ({_kind(dynamic)} batch) computes something else than torch: relative error "
+                f"{errors[1]:.2e} (absolute {errors[0]:.2e}), allowed {self.tolerance:.0e}. No file was written."
+            )
+        files = sorted(self.draft.parent.iterdir(), reverse=True)  # the weights before the graph that names them
+        size = sum(file.stat().st_size for file in files)
+        for file in files:
+            file.replace(self.path.parent / file.name)
+        opset = program.model.opset_imports[""]
+        return ExportResult(self.path, *errors, dynamic, size, opset, tuple(free), reason)
+
+    def _write(self, dynamic: bool, sizes: bool) -> tuple[Any, list[tuple[int, ...]]]:
+        program, free = _convert(self.small, self.inputs, dynamic, sizes, self.opset)
+        large = sum(t.numel() * t.element_size() for t in self.small.state_dict().values()) > _ONE_FILE_BYTES
+        program.save(str(self.draft), external_data=large)
+        if self.slim and not large:
+            _slim(self.draft)
+        return program, free
+
+    def _compare(self, dynamic: bool, free: list[tuple[int, ...]]) -> tuple[float, float]:
+        batch = Batch(self.inputs)
         sizes = [batch.size, 1, batch.size + 3] if dynamic else [batch.size]
-        errors = largest_error(lambda drawn: call(small, *cloned(drawn)), draft, inputs, sizes)
-    except Exception as error:
-        raise ExportError(f"{name} can't be exported with a {_kind(dynamic)} batch: {_first_words(error)}") from error
-    if not errors[1] <= tolerance:
-        raise ExportError(
-            f"the ONNX file of {name} ({_kind(dynamic)} batch) computes something else than torch: relative error "
-            f"{errors[1]:.2e} (absolute {errors[0]:.2e}), allowed {tolerance:.0e}. No file was written."
+        return largest_error(
+            lambda drawn: call(self.small, *cloned(drawn)), self.draft, self.inputs, sizes, self.draws, free
         )
-    size = sum(file.stat().st_size for file in draft.parent.iterdir())
-    for file in sorted(draft.parent.iterdir(), reverse=True):  # the weights before the graph that names them
-        file.replace(path.parent / file.name)
-    return ExportResult(path, *errors, dynamic, size, program.model.opset_imports[""], reason)
 
 
-def _convert(small: nn.Module, inputs: Inputs, dynamic: bool, opset: int | None) -> Any:
-    """The ONNX program of the model, its batch dimension named ``batch`` if it is dynamic."""
-    batch, shapes = Batch(inputs), None
-    if dynamic:
-        if batch.size == 1:  # torch.export takes a size of 1 for a constant
-            inputs = pytree.tree_map_only(Tensor, lambda t: torch.cat([t, t]) if batch.holds(t) else t, inputs)
-            batch = Batch(inputs)
-        shapes, dim = torch.export.ShapesCollection(), torch.export.Dim("batch")
-        for tensor in filter(batch.holds, tensors_in(inputs)):
-            shapes[tensor] = {0: dim}
+def _slim(path: Path) -> None:
+    onnxslim: Any = importlib.import_module("onnxslim")
+    importlib.import_module("onnx").save(onnxslim.slim(str(path)), str(path))
+
+
+def _convert(
+    small: nn.Module, inputs: Inputs, dynamic: bool, sizes: bool, opset: int | None
+) -> tuple[Any, list[tuple[int, ...]]]:
+    """The ONNX program of the model, its batch dimension named ``batch`` if it is dynamic, and what else is open."""
     outputs = call(small, *cloned(inputs))
-    args, kwargs = inputs
-    exported = torch.export.export(small, args, kwargs, dynamic_shapes=shapes, strict=False)
+    exported = capture(small, inputs, dynamic, sizes)
     given = [node.name for node in exported.graph.nodes if node.op == "placeholder"]
     names = _output_names(outputs, given)
     program = torch.onnx.export(exported, (), dynamo=True, verbose=False, output_names=names, opset_version=opset)
     if program is None:
         raise ExportError("torch.onnx.export returned nothing")
     if dynamic:
+        batch = Batch(inputs)
         _name_batch(program.model.graph, [batch.holds(tensor) for tensor in tensors_in(inputs)])
-    return program
+    return program, open_dims(exported, inputs) if sizes else []
 
 
 def _output_names(outputs: Any, taken: list[str]) -> list[str]:
@@ -186,7 +228,9 @@ def _name_batch(graph: Any, batched: list[bool]) -> None:
     for value in values:
         for dim, size in enumerate(value.shape or ()):
             text = getattr(size, "value", None)
-            if isinstance(text, str) and symbol.search(text):
+            if isinstance(text, str) and text.isdigit():  # a symbol that was found to be a number
+                value.shape[dim] = int(text)
+            elif isinstance(text, str) and symbol.search(text):
                 value.shape[dim] = symbol.sub("batch", text)
 
 
@@ -204,16 +248,17 @@ def _on_cpu(small: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs]:
     return copy, pytree.tree_map_only(Tensor, Tensor.cpu, inputs)
 
 
-def _tolerance(small: nn.Module, inputs: Inputs) -> float:
+def tolerance_of(small: nn.Module, inputs: Inputs) -> float:
     return max(_TOLERANCE.get(t.dtype, 1e-6) for t in (*small.parameters(), *small.buffers(), *tensors_in(inputs)))
 
 
-def _check_installed() -> None:
+def _check_installed(more: tuple[str, ...] = ()) -> None:
     try:
-        for package in ("onnx", "onnxscript", "onnxruntime"):
+        for package in ("onnx", "onnxscript", "onnxruntime", *more):
             importlib.import_module(package)
     except ImportError as error:
-        raise InputError(f"export needs a package that isn't here ({error}): pip install 'prunus[export]'") from error
+        install = " ".join(("'prunus[export]'", *more))
+        raise InputError(f"export needs a package that isn't here ({error}): pip install {install}") from error
 
 
 @contextmanager

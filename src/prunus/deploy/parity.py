@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,21 @@ class Batch:
         """Whether the tensor's first dimension is the batch."""
         return tensor.dim() > 0 and tensor.shape[0] == self.size
 
-    def random(self, inputs: Inputs, size: int, seed: int) -> Inputs:
+    def random(self, inputs: Inputs, size: int, seed: int, larger: Sequence[tuple[int, ...]] = ()) -> Inputs:
         """Inputs like the example's, for a batch of ``size``.
+
+        ``larger`` names for each tensor the dimensions that are longer: by 32 in images, by 3 elsewhere.
 
         Floating-point tensors are normal with the example's mean and deviation; others, and those with infinities,
         draw from the example's own values, so that token numbers and class labels stay in their range.
         """
         generator = torch.Generator().manual_seed(seed)
+        longer = iter(larger)
 
         def like(tensor: Tensor) -> Tensor:
-            shape = (size, *tensor.shape[1:]) if self.holds(tensor) else tuple(tensor.shape)
+            dims = next(longer, ())
+            own = [n + (32 if tensor.dim() == 4 else 3) * (d in dims) for d, n in enumerate(tensor.shape)]
+            shape = (size, *own[1:]) if self.holds(tensor) else tuple(own)
             values = tensor.detach().flatten()
             if not values.numel():
                 return tensor.new_empty(shape)
@@ -52,23 +57,32 @@ class Batch:
         return drawn
 
 
-def largest_error(run: Callable[[Inputs], Any], path: Path, inputs: Inputs, sizes: list[int]) -> tuple[float, float]:
+def largest_error(
+    run: Callable[[Inputs], Any],
+    path: Path,
+    inputs: Inputs,
+    sizes: list[int],
+    draws: int = 2,
+    larger: Sequence[tuple[int, ...]] = (),
+) -> tuple[float, float]:
     """Largest absolute and relative difference between ``run`` (torch) and the file, on the example and random inputs.
 
-    Two random inputs are drawn for each batch size; sizes other than the example's ask that the graph takes them. A
-    random input that the torch model itself refuses, at the example's size, is left out.
+    ``draws`` random inputs are drawn for each batch size; sizes other than the example's ask that the graph takes them.
+    As many are drawn with the dimensions ``larger`` made so. A random input that the torch model itself refuses, at the
+    example's own sizes, is left out.
 
     Returns:
         max |torch - onnx| over everything, and the same with each output's differences divided by its max |torch|.
     """
     session, batch = onnx_session(path), Batch(inputs)
     worst = _difference(session, run(inputs), inputs)
-    for number, size in enumerate((*sizes, *sizes)):
-        drawn = batch.random(inputs, size, seed=number)
+    wanted = [(size, ()) for size in sizes * draws] + [(batch.size, larger)] * (draws if any(larger) else 0)
+    for number, (size, longer) in enumerate(wanted):
+        drawn = batch.random(inputs, size, number, longer)
         try:
             expected = run(drawn)
         except TraceError:
-            if size == batch.size:
+            if size == batch.size and not longer:
                 continue
             raise
         error = _difference(session, expected, drawn)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.deploy.export import export, quiet
+from prunus.deploy.export import export_onnx, quiet
 from prunus.deploy.measure import in_eval, onnx_feed, onnx_runner, onnx_session, torch_runner
 from prunus.errors import InputError, suggest
 from prunus.running import as_args, cloned, tensors_in
@@ -104,7 +104,7 @@ def as_onnx(model: nn.Module, args: Any, folder: Path, name: str) -> Path:
     """The model exported into ``folder``, checked, once."""
     path = folder / f"{name}.onnx"
     if not path.exists():
-        export(model, args, path)
+        export_onnx(model, args, path)
     return path
 
 
