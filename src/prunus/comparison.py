@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.deploy.export import export
+from prunus.deploy.formats import export
 from prunus.deploy.measure import Latency, measure, onnx_runner, speedup, torch_runner
 from prunus.errors import InputError, NothingToPrune
 from prunus.plan import Plan

@@ -14,7 +14,7 @@ from torch import nn
 
 import prunus
 from prunus import masks
-from prunus.deploy.export import export
+from prunus.deploy.formats import export
 from prunus.deploy.measure import measure, torch_runner
 from prunus.deploy.saving import save
 from prunus.deploy.sparse import save_sparse

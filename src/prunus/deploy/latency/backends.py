@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.deploy.export import export
+from prunus.deploy.formats import export
 from prunus.deploy.latency.layers import Layer
 from prunus.deploy.measure import onnx_feed, onnx_runner, onnx_session, torch_runner
 from prunus.errors import InputError
