@@ -41,7 +41,7 @@ test: lint
 
 zoo: .bench-peers/torch_pruning
 	$(PY) -m benchmarks.zoo.timm_names timm-names.jsonl
-	PYTHONPATH=.bench-peers $(PY) -m benchmarks.zoo --peer --onnx --results zoo-results.jsonl --names timm-names.jsonl --write docs/coverage.md
+	PYTHONPATH=.bench-peers $(PY) -m benchmarks.zoo --peer --onnx --results zoo-results.jsonl --traced timm-names.jsonl --write docs/coverage.md
 
 # A peer to be measured beside, never a dependency.
 .bench-peers/torch_pruning: .venv/.ready

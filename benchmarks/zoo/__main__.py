@@ -1,9 +1,9 @@
 """Judge the models of the zoo, and write docs/coverage.md.
 
-    python -m benchmarks.zoo [NAME ...] [--zoo ZOO] [--peer] [--onnx] [--results FILE] [--names FILE]
+    python -m benchmarks.zoo [NAME ...] [--zoo ZOO] [--peer] [--onnx] [--results FILE] [--traced FILE]
         [--write docs/coverage.md]
 
-With ``--results`` every outcome is appended to a JSON-lines file, and what is there isn't done again. ``--names`` is
+With ``--results`` every outcome is appended to a JSON-lines file, and what is there isn't done again. ``--traced`` is
 the results file of ``benchmarks.zoo.timm_names``, for the page.
 """
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--only-peer", action="store_true")
     parser.add_argument("--onnx", action="store_true", help="export too, and compare in ONNX Runtime")
     parser.add_argument("--results", type=Path)
-    parser.add_argument("--names", type=Path)
+    parser.add_argument("--traced", type=Path, help="what benchmarks.zoo.timm_names found, for the page")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -53,7 +53,7 @@ def main() -> None:
     ours = [o for o in outcomes.values() if o.contender == "prunus"]
     print(f"{sum(o.right for o in ours)} of {len(ours)} right, {sum(o.ok for o in ours)} of them with enough gone")
     if options.write:
-        options.write.write_text(page(list(outcomes.values()), _names(options.names)))
+        options.write.write_text(page(list(outcomes.values()), _names(options.traced)))
 
 
 def read(path: Path | None) -> dict[tuple[str, str, str], Outcome]:
