@@ -172,7 +172,8 @@ def go(file: Path, out: Path) -> None:
 
 def test_killed_runs_end_as_one_that_was_not(file, tmp_path):
     """SIGKILL at three random moments; benchmarks/kill.py does twenty, with whole processes."""
-    fork = multiprocessing.get_context("fork")
+    fork = multiprocessing.get_context("forkserver")  # torch refuses autograd in a fork of a process that has used it
+    fork.set_forkserver_preload(["prunus.recipes.stages", "prunus.demo.lenet", "accelerate"])
     started = time.perf_counter()
     whole = fork.Process(target=go, args=(file, tmp_path / "whole"))
     whole.start()
