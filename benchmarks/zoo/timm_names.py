@@ -14,7 +14,6 @@ import gc
 import json
 import math
 import signal
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,20 +119,19 @@ def summary(results: list[dict[str, Any]]) -> str:
         f"their own sizes on the meta device, without weights: {len(traced)} traced, {len(whole)} of them without an "
         f"unsupported operator; {len(planned)} planned, every free atom halved.",
     ]
-    if planned:
-        times = [r["trace"] + r["plan"] for r in planned]
-        slowest = max(planned, key=lambda r: r["trace"] + r["plan"])
-        lines[-1] += (
-            f" Trace and plan take {statistics.median(times):.2f} s in the median and "
-            f"{slowest['trace'] + slowest['plan']:.1f} s at most ({slowest['name']})."
-        )
     lines += _listed("Exceptions", [r for r in results if r not in planned or r["unsupported"]])
     lines += _listed("More than 0.6 of the parameters left", [r for r in planned if r["left"] > 0.6])
     return "\n".join([*lines, ""])
 
 
 def _listed(title: str, found: list[dict[str, Any]]) -> list[str]:
-    return ["", f"{title}: {len(found) or 'none'}.", "", *(f"* {_line(r)}" for r in found)][: None if found else 2]
+    lines = ["", f"{title}: {len(found) or 'none'}."]
+    if found:
+        lines.append("")
+    for each in found:
+        left = [f"{each['left']:.2f} left"] if "left" in each else []
+        lines.append(f"* {each['name']}: {', '.join([*left, *_remarks(each)])}")
+    return lines
 
 
 if __name__ == "__main__":
