@@ -30,12 +30,14 @@ def cases() -> Iterator[Case]:
     yield arch("PatchTSTForPrediction", _past(16), **_PATCHES)
     yield arch("PatchTSMixerForPrediction", _past(16), left=0.7, why=_RETURNED, **_MIXER)
     for name in ("TimeSeriesTransformer", "Autoformer", "Informer"):
-        yield arch(f"{name}ForPrediction", _series, **_SERIES, **_OWN.get(name, {}))
+        by_proof = _MEAN if name == "Autoformer" else ""
+        yield arch(f"{name}ForPrediction", _series, by_proof=by_proof, **_SERIES, **_OWN.get(name, {}))
     yield arch("TimesFmModelForPrediction", lambda: {"past_values": [torch.randn(16)] * 2}, **_TIMES)
     yield arch("DecisionTransformerModel", _episode, **_DECISION)
 
 
 _IN_A_FUNCTION = "its code takes a root mean square over the time step, in a function"
+_MEAN = "its code takes the mean of correlations over heads and their widths"
 _EACH_HEAD = "its code normalizes each head by itself"
 _RETURNED = "the hidden state that it returns is its residual stream, as wide as the model"
 _XLSTM = {"num_heads": 4, "chunk_size": 4, "chunkwise_kernel": "chunkwise--native_autograd"}
