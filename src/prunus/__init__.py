@@ -36,14 +36,20 @@ if TYPE_CHECKING:
     from prunus.deploy.runtimes import Saved
     from prunus.deploy.saving import load, save
     from prunus.deploy.sparse import load_sparse, save_sparse
+    from prunus.iterating import Iteration, iterate
     from prunus.masks.sparsifier import Sparsifier
+    from prunus.searching import Search, search
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "Bench": "prunus.deploy.bench",
     "Roofline": "prunus.deploy.roofline",
+    "Iteration": "prunus.iterating",
     "Runtime": "prunus.deploy.latency",
+    "Search": "prunus.searching",
+    "iterate": "prunus.iterating",
+    "search": "prunus.searching",
     "Saved": "prunus.deploy.runtimes",
     "Sparsifier": "prunus.masks.sparsifier",
     "accelerate_sparse": "prunus.deploy.acceleration",
@@ -70,6 +76,7 @@ __all__ = [
     "Graph",
     "Importance",
     "InputError",
+    "Iteration",
     "NothingToPrune",
     "Plan",
     "PlanError",
@@ -81,6 +88,7 @@ __all__ = [
     "Runtime",
     "SaveError",
     "Saved",
+    "Search",
     "Sensitivity",
     "Sparsifier",
     "TraceError",
@@ -92,6 +100,7 @@ __all__ = [
     "extract",
     "feasibility",
     "find_blocks",
+    "iterate",
     "load",
     "load_program",
     "load_sparse",
@@ -106,6 +115,7 @@ __all__ = [
     "save",
     "save_program",
     "save_sparse",
+    "search",
     "sensitivity",
     "trace",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,7 @@ class Request:
         keep: as in :func:`prunus.plan`.
         bounds: what counts may be.
         curves: measured sensitivity, in the place of importance.
+        emphasis: group name -> the logarithm of a factor on its curve; absent: 0.
         more: costs beyond those that the axes tell, by unit.
     """
 
@@ -43,6 +45,7 @@ class Request:
     keep: Sequence[str] = ()
     bounds: Limits = field(default_factory=Limits)
     curves: Points | None = None
+    emphasis: Mapping[str, float] = field(default_factory=dict)
     more: Mapping[str, Cost] = field(default_factory=dict)
 
 
@@ -60,7 +63,10 @@ def counts_within(graph: Graph, scores: Scores, request: Request) -> tuple[dict[
     reach = _reach(costs, choices, request.limits)
     reach.check()
     limits = {row.unit: row.limit for row in reach.rows if row.limit is not None}
-    problem = Problem(costs, limits, choices, _curves(graph, groups, scores, request))
+    curves = _curves(graph, groups, scores, request)
+    for group in groups:
+        curves[group.atom] = curves[group.atom] * math.exp(request.emphasis.get(group.name, 0.0))
+    problem = Problem(costs, limits, choices, curves)
     counts = solve(problem) if request.scope == "global" else _same_ratio(problem)
     complete = graph.sizes.complete(counts)
     after = costs(counts)
