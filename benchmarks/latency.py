@@ -4,8 +4,8 @@
     python -m benchmarks.latency resnet50   # one of them
 
 For each model: a plan for half of the latency, timed whole; a plan for half of the MACs with channels in the runtime's
-steps, and its speed-up beside the ratio of MACs. For CREPE-tiny, pretrained: the plan for latency beside the plan for
-MACs that takes as long, both mended on the same data. Exit code 1 where a goal is missed.
+steps, and its speed-up beside the ratio of MACs. For CREPE-tiny, pretrained: the plan for half of the MACs beside the
+plan for the latency that it comes to, at most 75 %, both mended on the same data. Exit code 1 where a goal is missed.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def vision(name: str, runtime: Runtime) -> int:
 
 
 def same_accuracy(runtime: Runtime) -> int:
-    """CREPE-tiny: how long each plan takes that scores as high as the plan for half of the MACs."""
+    """CREPE-tiny: the plan for the latency of the plan for half of the MACs must score as high, and take as long."""
     task: Any = TASKS["crepe"](0)
     model: nn.Module = task.model
     x = task.example[:1].repeat(BATCH, *[1] * (task.example.dim() - 1))
@@ -81,11 +81,11 @@ def same_accuracy(runtime: Runtime) -> int:
     print(f"\nCREPE-tiny, dense {dense:.2f} ms, {task.score(model):.2f} %; both mended on the same data:\n")
     print("| plan | time | score |\n| --- | ---: | ---: |")
     print(f"| half of the MACs | {there / dense:.1%} of dense | {task.score(by_macs):.2f} % |")
-    share = f"{100 * there / dense:.2f}%"
+    share = f"{min(100 * there / dense, 75):.2f}%"  # cut channels may come out slower than whole vectors of them
     by_latency = _mended(graph, task, budget={"latency": share}, runtime=runtime)
     before, after = runtime.compare(model, by_latency, graph.args)
-    print(f"| for that latency | {after / before:.1%} of dense | {task.score(by_latency):.2f} % |")
-    return int(task.score(by_latency) < task.score(by_macs) and after / before >= there / dense)
+    print(f"| for latency, {share} | {after / before:.1%} of dense | {task.score(by_latency):.2f} % |")
+    return int(task.score(by_latency) < task.score(by_macs) or after / before > 1.05 * there / dense)
 
 
 def _mended(graph: Any, task: Any, **request: Any) -> nn.Module:
