@@ -1,6 +1,7 @@
 """Tests run side by side: one thread each, or the threads of one test wait for those of another. None has a network."""
 
 import socket
+import sys
 
 import pytest
 import torch
@@ -35,3 +36,12 @@ def no_network():
     asked.clear()
     yield asked
     assert not asked, f"the network was asked for: {asked}"
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """Accelerate's state is the process's: what Hugging Face's Trainer sets in one test would hold in all others."""
+    yield
+    state = sys.modules.get("accelerate.state")
+    if state is not None:
+        state.AcceleratorState._reset_state(reset_partial_state=True)
