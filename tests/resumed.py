@@ -91,11 +91,24 @@ def run(folder: Path, kind: str = "gradual", kill_after: int | None = None, ever
 
 
 def killed(folder: Path, times: int = 20) -> None:
-    """Run it in a forked process, killed ``times`` times at random moments, then left alone; check what lies there."""
+    """Runs in forked processes, killed ``times`` times at random moments in all; check what lies there after each.
+
+    A run that ends sooner is followed by another, in a folder of its own.
+    """
     network()  # what is imported here needn't be in each fork; no backward pass, which forks don't survive
     from accelerate import Accelerator  # noqa: F401
 
-    chance, kills = random.Random(), 0
+    chance, kills, runs = random.Random(), 0, 0
+    while kills < times:
+        runs += 1
+        kills += _until_it_ends(folder / str(runs), times - kills, chance)
+    print(json.dumps({"kills": kills, "runs": runs}))
+
+
+def _until_it_ends(folder: Path, times: int, chance: random.Random) -> int:
+    """How often it was killed, at most ``times``."""
+    folder.mkdir(parents=True)
+    kills = 0
     while not (folder / "end.pt").exists():
         child = os.fork()
         if child == 0:
@@ -111,7 +124,7 @@ def killed(folder: Path, times: int = 20) -> None:
             for name in ("model", "training", "random-0"):
                 load_file(checkpoint / f"{name}.safetensors")
             json.loads((checkpoint / "training.json").read_text())
-    print(json.dumps({"kills": kills}))
+    return kills
 
 
 def _wait_for_work(log: Path) -> None:
