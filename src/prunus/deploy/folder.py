@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import shutil
 import stat
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prunus import documents
+from prunus.disk import sync
 from prunus.errors import SaveError
 
 PLAN = "plan.json"
@@ -36,9 +36,9 @@ def replacing(folder: Path, overwrite: bool) -> Iterator[Path]:
     try:
         yield new
         for path in (*new.iterdir(), new):
-            _sync(path)
+            sync(path)
         _swap(new, folder, old)
-        _sync(folder.parent)
+        sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)
@@ -70,17 +70,6 @@ def _swap(new: Path, folder: Path, old: Path) -> None:
     except OSError:
         old.rename(folder)
         raise
-
-
-def _sync(path: Path) -> None:
-    """Wait until the file or folder is on disk. Windows can't open folders; there the rename alone must do."""
-    if os.name == "nt" and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def check_file(path: Path) -> int:

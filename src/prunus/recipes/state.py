@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prunus.deploy.folder import sha256
+from prunus.disk import sync
 from prunus.errors import SaveError
 from prunus.masks import Sparsifier
 from prunus.plan import Plan
@@ -70,7 +70,7 @@ def write_outcome(draft: Path, state: State, found: Mapping[str, Any]) -> None:
     outcome = {"found": found, "table": dict(state.table), "files": files}
     (draft / OUTCOME).write_text(json.dumps(outcome, indent=2) + "\n", encoding="utf-8")
     for path in (*draft.rglob("*"), draft):
-        _sync(path)
+        sync(path)
 
 
 def read_outcome(folder: Path) -> Outcome:
@@ -115,7 +115,7 @@ def put_in_place(draft: Path, target: Path) -> None:
     if target.exists():
         shutil.rmtree(target)
     draft.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def digest_of(value: Any) -> str:
@@ -132,13 +132,3 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise SaveError(f"{path} can't be read: {error}") from error
-
-
-def _sync(path: Path) -> None:
-    if os.name == "nt" and path.is_dir():
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

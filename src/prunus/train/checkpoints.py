@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from prunus.disk import sync
 from prunus.errors import InputError, SaveError
 from prunus.plan import Plan
 from prunus.train.packing import pack, unpack
@@ -97,11 +98,11 @@ class Checkpoints:
         _write(draft, f"random-{process}", own)
         wait()
         if process == 0:
-            _sync(draft)
+            sync(draft)
             if target.exists():
                 _hidden(target)
             draft.rename(target)
-            _sync(folder)
+            sync(folder)
             for old in _whole(folder)[: -self.keep]:
                 shutil.rmtree(_hidden(old))
         wait()
@@ -184,7 +185,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file({name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}, path)
-    _sync(path)
+    sync(path)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -196,13 +197,4 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Let the disk have it before anything that follows."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(path)
