@@ -343,6 +343,26 @@ def test_a_factory_that_ignores_the_device_works(tmp_path):
     assert_same_model(load(tmp_path / "s", factory), small)
 
 
+class _FilledList(nn.Module):
+    """Keeps a tensor in a list, where no state dict has it: the factory must fill it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+        self.held = [nn.init.constant_(torch.empty(2), 3.0).zero_().fill_(2.0)]
+
+    def forward(self, x):
+        return self.fc(x) * self.held[0]
+
+
+def test_what_only_the_factory_fills_is_filled_although_meta_tensors_never_are(tmp_path):
+    small, x = prunus.prune(_FilledList(), torch.randn(1, 4), ratio=0.5), torch.randn(3, 4)
+    prunus.save(small, tmp_path / "s")
+    loaded = prunus.load(tmp_path / "s", _FilledList)
+    torch.testing.assert_close(loaded.held[0], torch.full((2,), 2.0))
+    torch.testing.assert_close(loaded(x), small(x), rtol=0, atol=0)
+
+
 def test_buffers_changed_since_they_were_made_come_back_changed(tmp_path):
     small = small_net()
     small.gain.mul_(3)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prunus.deploy.record import Record
 from prunus.errors import SaveError
+from prunus.plan import Plan
 from prunus.running import tensors_in
 from prunus.surgery import named_tensors
 
@@ -36,7 +37,8 @@ def fill(small: nn.Module, saved: Mapping[str, Tensor], record: Record, folder: 
 
 def left_on_meta(small: nn.Module) -> bool:
     """Whether a tensor that isn't saved, such as one in a list, still has no values."""
-    return any(t.is_meta for module in small.modules() for t in tensors_in(list(module.__dict__.values())))
+    held = (value for module in small.modules() for value in module.__dict__.values() if not isinstance(value, Plan))
+    return any(tensor.is_meta for tensor in tensors_in(list(held)))  # a plan has no tensors, but many integers
 
 
 def _fill_state(

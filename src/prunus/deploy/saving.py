@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from prunus import documents
 from prunus.deploy import tensors as storage
@@ -20,6 +22,7 @@ from prunus.plan import Plan
 from prunus.running import check_eager
 from prunus.surgery import named_tensors
 
+_FILLERS = {"normal_", "uniform_", "fill_", "zero_"}
 _META_CANT = (RuntimeError, TypeError, ValueError)  # what reading a value of a meta tensor raises
 
 
@@ -170,9 +173,25 @@ def _read_all(folder: Path, record: Record) -> dict[str, Tensor]:
     return saved
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves out the initialization of tensors that have no values to set: on the meta device it takes longest."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in _FILLERS and args and isinstance(args[0], Tensor) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def _built(factory: Callable[[], nn.Module], device: str) -> nn.Module:
     """What the factory builds on a device; the random state stays as it was."""
-    with torch.random.fork_rng(devices=[]), torch.device(device):
+    with ExitStack() as context:
+        context.enter_context(torch.random.fork_rng(devices=[]))
+        context.enter_context(torch.device(device))
+        if device == "meta":
+            context.enter_context(_Unfilled())
         try:
             model = factory()
         except Exception as error:
