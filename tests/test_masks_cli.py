@@ -66,7 +66,7 @@ def test_the_command(tmp_path, form):
     weight, _, _, kernel, *_, filters, two_of_four = line.split()[2:]
     assert (weight, kernel, filters, two_of_four) == ("25.0%", "25.0%", "25.0%", "no")
     as_json = CliRunner().invoke(cli.app, ["masks", LENET, "-w", str(tmp_path / form), "--json"])
-    units = {entry["name"]: entry["units"] for entry in json.loads(as_json.output)}
+    units = {entry["name"]: entry["units"] for entry in json.loads(as_json.output)["parameters"]}
     assert units["conv2.weight"]["filter"] == {"zero": 4, "of": 16}
 
 

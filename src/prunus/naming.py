@@ -89,7 +89,10 @@ def module_of(where: str) -> ModuleType:
             raise InputError(f"{where} can't be imported as Python.")
         module = importlib.util.module_from_spec(spec)
         sys.modules.setdefault(path.stem, module)
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise InputError(f"{where} can't be imported: it raises {type(error).__name__}: {error}.") from error
         return module
     if "" not in sys.path:
         sys.path.insert(0, "")  # the console script leaves the working directory out; python -m has it

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prunus.cli.answers import Json, answering
 from prunus.cli.options import Inputs, build, examples
 
 if TYPE_CHECKING:
@@ -31,21 +31,21 @@ def bench(
     batch: Annotated[str, typer.Option(help="Batch sizes, commas between; by default the example's.")] = "",
     threads: Annotated[str, typer.Option(help="Numbers of threads, commas between; by default torch's.")] = "",
     repeats: Annotated[int, typer.Option(help="Timed runs of each.")] = 30,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure latency with confidence intervals, load time, size, peak memory and energy, taking turns."""
     import prunus
 
-    args = examples(shapes)
-    found = prunus.bench(
-        {text: _source(text) for text in models},
-        args,
-        runtimes=[name.strip() for name in runtimes.split(",")],
-        batch_sizes=_numbers("--batch", batch),
-        threads=_numbers("--threads", threads),
-        repeats=repeats,
-    )
-    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
+    with answering(as_json) as answer:
+        found = prunus.bench(
+            {text: _source(text) for text in models},
+            examples(shapes),
+            runtimes=[name.strip() for name in runtimes.split(",")],
+            batch_sizes=_numbers("--batch", batch),
+            threads=_numbers("--threads", threads),
+            repeats=repeats,
+        )
+        answer.value, answer.text = found.to_dict(), str(found)
 
 
 def _source(text: str) -> Source:

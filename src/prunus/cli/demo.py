@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.answers import Json, answering
+
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the models, the figures and report.html.")] = Path("demo-out"),
@@ -14,6 +16,7 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="One epoch on 1,000 digits: to try it, not to judge it.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Train a LeNet on real digits, prune it to a quarter, prove, retrain, save, export, measure, report."""
     from prunus.demo.job import run
@@ -21,4 +24,5 @@ def demo(
     from prunus.report.terminal import Terminal
 
     settings = Settings(seed, epochs=1, finetune_epochs=1, examples=1000, repeats=10) if quick else Settings(seed)
-    run(out, settings, Terminal())
+    with answering(as_json) as answer:
+        answer.value = run(out, settings, Terminal()).to_dict()

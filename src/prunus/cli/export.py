@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from prunus.cli.options import Inputs, Weights, build, examples
+from prunus.cli.answers import Json, answering
+from prunus.cli.options import Data, Inputs, Weights, batches, build, examples
 
 
 def export(
@@ -17,21 +16,32 @@ def export(
         str,
         typer.Argument(metavar="MODEL", help="MODEL as for other commands, or FOLDER@MODEL for what prunus saved."),
     ],
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="The ONNX file to write.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="The file to write; its suffix says what: .onnx, .xml (OpenVINO), .pt2, .pte, .engine."
+        ),
+    ],
     shapes: Inputs,
     weights: Weights = None,
-    int8: Annotated[Path | None, typer.Option(help="Also quantize it, dynamically, to this file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    int8: Annotated[
+        Path | None, typer.Option(help="Also quantize the ONNX file to this one: static with --data, else dynamic.")
+    ] = None,
+    data: Data = "",
+    as_json: Json = False,
 ) -> None:
-    """Export to ONNX, compare it with torch in ONNX Runtime on random inputs, and keep it only if they agree."""
+    """Export to ONNX or another format, compare it with torch on random inputs, and keep it only if they agree."""
     import prunus
 
-    folder, at, spec = model.rpartition("@")
-    loaded = prunus.load(folder, lambda: build(spec, None)) if at else build(model, weights)
-    results: list[Any] = [prunus.export(loaded, examples(shapes), path)]
-    if int8 is not None:
-        results.append(prunus.quantize(path, int8, scheme="dynamic"))
-    if as_json:
-        typer.echo(json.dumps([asdict(result) for result in results], indent=2, default=str))
-    else:
-        typer.echo("\n".join(map(str, results)))
+    if int8 is not None and path.suffix != ".onnx":
+        raise prunus.InputError(f"--int8 quantizes an ONNX file: give FILE the suffix .onnx, not {path.suffix!r}.")
+    if data and int8 is None:
+        raise prunus.InputError("--data calibrates INT8: say with --int8 FILE where it goes.")
+    with answering(as_json) as answer:
+        folder, at, spec = model.rpartition("@")
+        loaded = prunus.load(folder, lambda: build(spec, None)) if at else build(model, weights)
+        seen = batches(data)
+        results: list[Any] = [prunus.export(loaded, examples(shapes), path)]
+        if int8 is not None:
+            results.append(prunus.quantize(path, int8, seen))
+        answer.value, answer.text = results, "\n".join(map(str, results))

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.answers import Json, answering
 from prunus.cli.options import Inputs, Model, Weights, build, examples
+from prunus.cli.shipping import shipped
 
 
 def extract(
@@ -23,16 +25,13 @@ def extract(
     ] = True,
     onnx: Annotated[Path | None, typer.Option(help="Also export the small model to this ONNX file.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that prunus saved before.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Take the small network out of one with masks or zeros, check that it is the same, and save it without pickle."""
     import prunus
 
-    masked, args = build(model, weights), examples(shapes)
-    small = prunus.extract(masked, args, mode=mode, spread=spread)
-    before, after = (prunus.profile(m, args, latency=False) for m in (masked, small))
-    typer.echo(str(small.prunus_extraction))
-    typer.echo(f"MACs {before.macs:,} -> {after.macs:,} ({after.macs / max(before.macs, 1):.1%})")
-    folder = prunus.save(small, out, overwrite=overwrite)
-    typer.echo(f"saved to {folder}: load it with prunus.load({str(folder)!r}, factory)")
-    if onnx is not None:
-        typer.echo(str(prunus.export(small, args, onnx)))
+    with answering(as_json) as answer:
+        masked, args = build(model, weights), examples(shapes)
+        small = prunus.extract(masked, args, mode=mode, spread=spread)
+        typer.echo(str(small.prunus_extraction))
+        answer.value = {"extraction": small.prunus_extraction} | shipped(masked, small, args, out, overwrite, onnx)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from prunus.cli.answers import Json, answering
 from prunus.cli.options import Model, Weights, build, examples
 
 if TYPE_CHECKING:
@@ -20,18 +20,33 @@ def masks(
         list[str] | None,
         typer.Option("--input", "-i", metavar="SHAPE", help="As for profile; also times sparse kernels on it."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show a model's zeros at each granularity, what could be cut out, and what speed to expect."""
     import prunus
-    from prunus.masks.inspection import GRANULARITIES, zeros
+    from prunus.masks.inspection import zeros
+
+    with answering(as_json) as answer:
+        built = build(model, weights)
+        found = zeros(built)
+        fast = prunus.accelerate_sparse(built, examples(shapes)) if shapes else None
+        speed = _DENSE if fast is None else str(fast)
+        answer.text = "\n\n".join((_table(found), _extractable(found), speed))
+        answer.value = {"parameters": [parameter.to_dict() for parameter in found]}
+        if fast is not None:
+            answer.value["sparse"] = {"layers": fast.layers, "dense": fast.dense, "sparse": fast.sparse}
+
+
+_DENSE = (
+    "Speed: dense kernels multiply zeros as well, so none by itself. With --input SHAPE the sparse kernels are timed "
+    "here; whole filters are worth more cut out."
+)
+
+
+def _table(found: tuple[Zeros, ...]) -> str:
+    from prunus.masks.inspection import GRANULARITIES
     from prunus.report.tables import Table
 
-    built = build(model, weights)
-    found = zeros(built)
-    if as_json:
-        typer.echo(json.dumps([parameter.to_dict() for parameter in found], indent=2))
-        return
     columns = ("parameter", "shape", *GRANULARITIES, "2:4")
     rows = [
         (
@@ -42,17 +57,7 @@ def masks(
         )
         for parameter in found
     ]
-    typer.echo(Table("Units that are wholly zero", columns, tuple(rows), labels=2).plain())
-    typer.echo()
-    typer.echo(_extractable(found))
-    typer.echo()
-    if shapes:
-        typer.echo(str(prunus.accelerate_sparse(built, examples(shapes))))
-    else:
-        typer.echo(
-            "Speed: dense kernels multiply zeros as well, so none by itself. With --input SHAPE the sparse kernels are "
-            "timed here; whole filters are worth more cut out."
-        )
+    return Table("Units that are wholly zero", columns, tuple(rows), labels=2).plain()
 
 
 def _extractable(found: tuple[Zeros, ...]) -> str:

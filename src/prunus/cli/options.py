@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prunus.deploy.weights import read_state_dict
 from prunus.errors import InputError, suggest
+from prunus.importance import criteria
 from prunus.masks.interop import plain_state_dict
 from prunus.naming import named
 
@@ -41,6 +42,18 @@ Weights = Annotated[
     ),
 ]
 
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="MODULE:NAME",
+        help="A function without arguments that returns batches, such as a DataLoader or a list: inputs alone, or "
+        "(inputs, targets). package.module:name or file.py:name.",
+    ),
+]
+WITHOUT_DATA = ", ".join(criteria.WITHOUT_DATA)
+WITH_DATA = ", ".join(name for name in criteria.CRITERIA if name not in criteria.WITHOUT_DATA)
+"""The names that --importance takes, without and with --data."""
+
 _SHAPE = re.compile(r"(\d+(?:[x,]\d+)*)(?::(\w+))?")
 _DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "bool")
 
@@ -56,11 +69,31 @@ def build(spec: str, weights: Path | None) -> nn.Module:
         model = factory
     elif callable(factory):
         model = _called(factory, spec)
+        if not isinstance(model, nn.Module):
+            raise InputError(f"{spec}() returned a {type(model).__name__}, not a torch.nn.Module.")
     else:
         raise InputError(f"{spec} is a {type(factory).__name__}; name a class or function that builds the model.")
     if weights is not None:
         _load(model, weights)
     return model.eval()
+
+
+def batches(spec: str) -> list[Any] | None:
+    """What the function of that name returns, as a list, so that it can be read more than once; None for no name.
+
+    Raises:
+        InputError: the function isn't there, raises, or returns no batches.
+    """
+    if not spec:
+        return None
+    made = _called(named(spec), spec)
+    try:
+        found = list(made)
+    except TypeError as error:
+        raise InputError(f"{spec}() returned a {type(made).__name__}; --data takes a DataLoader or a list.") from error
+    if not found:
+        raise InputError(f"{spec}() returned no batch.")
+    return found
 
 
 def examples(shapes: list[str]) -> tuple[Tensor, ...]:
@@ -87,14 +120,13 @@ def _example(text: str) -> Tensor:
     return torch.randn(sizes, generator=torch.Generator().manual_seed(0)).to(kind)
 
 
-def _called(factory: Any, spec: str) -> nn.Module:
+def _called(factory: Any, spec: str) -> Any:
     try:
-        model = factory()
+        return factory()
     except TypeError as error:
         raise InputError(f"{spec}() raised TypeError: {error}; name a function that takes no arguments.") from error
-    if not isinstance(model, nn.Module):
-        raise InputError(f"{spec}() returned a {type(model).__name__}, not a torch.nn.Module.")
-    return model
+    except Exception as error:
+        raise InputError(f"{spec}() raised {type(error).__name__}: {error}.") from error
 
 
 def _load(model: nn.Module, path: Path) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
+from prunus.cli.answers import Json, answering
 from prunus.cli.options import Inputs, Model, Weights, build, examples
 
 
@@ -18,14 +18,12 @@ def profile(
     roofline: Annotated[
         bool, typer.Option("--roofline", help="Tell what binds each module here: compute, memory or overhead.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show parameters, multiply-accumulates, bytes and latency, module by module."""
     import prunus
 
-    found = prunus.profile(build(model, weights), examples(shapes), latency=latency)
-    if roofline:
-        bounds = prunus.roofline(found)
-        typer.echo(json.dumps(bounds.to_dict(), indent=2) if as_json else str(bounds))
-        return
-    typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
+    with answering(as_json) as answer:
+        profiled = prunus.profile(build(model, weights), examples(shapes), latency=latency)
+        found = prunus.roofline(profiled) if roofline else profiled
+        answer.value, answer.text = found.to_dict(), str(found)

@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.answers import Json, answering
 from prunus.cli.budgets import Budgets, Table, budgets, table_of
-from prunus.cli.options import Inputs, Model, Weights, build, examples
+from prunus.cli.options import WITH_DATA, WITHOUT_DATA, Data, Inputs, Model, Weights, batches, build, examples
+from prunus.cli.shipping import shipped
+from prunus.compensation.waves import METHODS
 
 
 def prune(
@@ -20,7 +23,17 @@ def prune(
     budget: Budgets = None,
     table: Table = None,
     runtime: Annotated[str | None, typer.Option(help="For a budget of latency: onnx, torch, compile or cuda.")] = None,
-    importance: Annotated[str, typer.Option(help="l1, l2, linf or random.")] = "l2",
+    importance: Annotated[
+        str | None,
+        typer.Option(
+            help=f"What goes first: {WITHOUT_DATA}; with --data also {WITH_DATA}. By default l2, with --data auto."
+        ),
+    ] = None,
+    data: Data = "",
+    compensation: Annotated[
+        str,
+        typer.Option(help="With --data, how the rest is mended after the proof: refit, scale, bias or none."),
+    ] = "refit",
     scope: Annotated[
         str | None, typer.Option(help="local: from each group alike; global: from all together (with a budget).")
     ] = None,
@@ -30,33 +43,33 @@ def prune(
     round_to: Annotated[int | None, typer.Option(help="Round what is left up to a multiple of this.")] = None,
     onnx: Annotated[Path | None, typer.Option(help="Also export the small model to this ONNX file.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that prunus saved before.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Cut a model, prove that it computes what its masked original does, and save it without pickle."""
     import prunus
 
-    dense, args = build(model, weights), examples(shapes)
-    plan = prunus.plan(
-        dense,
-        args,
-        ratio=ratio if table is None else table_of(table, ratio, budget),
-        budget=budgets(budget),
-        runtime=None if runtime is None else prunus.Runtime(runtime),
-        importance=importance,
-        scope=scope,
-        keep=keep or (),
-        round_to=round_to,
-    )
-    small = plan.apply(dense)
-    proof = prunus.prove(dense, small, plan, args)
-    if not proof.ok and not proof.vacuous:
-        raise prunus.PlanError(f"{proof}. This is a bug of prunus: nothing was saved; please report the model.")
-    before, after = (prunus.profile(m, args, latency=False) for m in (dense, small))
-    typer.echo(
-        f"parameters  {before.parameters:,} -> {after.parameters:,}  ({after.parameters / before.parameters:.1%})"
-    )
-    typer.echo(f"MACs        {before.macs:,} -> {after.macs:,}  ({after.macs / max(before.macs, 1):.1%})")
-    typer.echo(str(proof))
-    folder = prunus.save(small, out, overwrite=overwrite)
-    typer.echo(f"saved to {folder}: load it with prunus.load({str(folder)!r}, factory)")
-    if onnx is not None:
-        typer.echo(str(prunus.export(small, args, onnx)))
+    if compensation not in (*METHODS, "none"):
+        raise prunus.InputError(f"--compensation is one of {', '.join(METHODS)} or none, not {compensation!r}.")
+    with answering(as_json) as answer:
+        dense, args, seen = build(model, weights), examples(shapes), batches(data)
+        plan = prunus.plan(
+            dense,
+            args,
+            ratio=ratio if table is None else table_of(table, ratio, budget),
+            budget=budgets(budget),
+            runtime=None if runtime is None else prunus.Runtime(runtime),
+            importance=importance,
+            scope=scope,
+            keep=keep or (),
+            round_to=round_to,
+            data=seen,
+        )
+        small = plan.apply(dense)
+        proof = prunus.prove(dense, small, plan, args)
+        if not proof.ok and not proof.vacuous:
+            raise prunus.PlanError(f"{proof}. This is a bug of prunus: nothing was saved; please report the model.")
+        typer.echo(str(proof))
+        if seen is not None and compensation != "none":
+            prunus.compensate(dense, small, plan, seen, args, method=compensation)
+            typer.echo(f"mended on the data: {compensation}")
+        answer.value = {"proof": proof, "how": plan.how} | shipped(dense, small, args, out, overwrite, onnx)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from prunus.cli.answers import Json, answering
 from prunus.cli.options import Inputs, Model, Weights, build, examples
 from prunus.naming import named
 
@@ -24,6 +25,7 @@ def report(
     ] = "",
     language: Annotated[str, typer.Option(help="en or zh-CN.")] = "en",
     onnx: Annotated[bool, typer.Option(help="Also time both in ONNX Runtime.")] = True,
+    as_json: Json = False,
 ) -> None:
     """Compare a saved small model with its original on one page: sizes, widths, proof, speed, what a cut costs."""
     import prunus
@@ -31,9 +33,12 @@ def report(
     from prunus.report import write_report
     from prunus.report.language import translated
 
-    dense, args = build(model, weights), examples(shapes)
-    small = prunus.load(folder, lambda: build(model, None))
-    judge = named(evaluate) if evaluate else None
-    command = shlex.join(["prunus", *sys.argv[1:]])
-    page = translated(compare(dense, small, args, evaluate=judge, onnx=onnx, reproduce=command), language)
-    typer.echo(f"wrote {write_report(page, out)}: {page.summary}")
+    with answering(as_json) as answer:
+        dense, args = build(model, weights), examples(shapes)
+        small = prunus.load(folder, lambda: build(model, None))
+        judge = named(evaluate) if evaluate else None
+        command = shlex.join(["prunus", *sys.argv[1:]])
+        page = translated(compare(dense, small, args, evaluate=judge, onnx=onnx, reproduce=command), language)
+        written = write_report(page, out)
+        answer.text = f"wrote {written}: {page.summary}"
+        answer.value = {"page": written, "summary": page.summary, "tiles": page.tiles}

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from prunus.cli.answers import Json, answering
 from prunus.cli.budgets import Budgets, budgets
-from prunus.cli.options import Inputs, Model, Weights, build, examples
+from prunus.cli.options import WITHOUT_DATA, Inputs, Model, Weights, build, examples
 from prunus.errors import InputError
 from prunus.naming import named
 
@@ -27,7 +28,7 @@ def sensitivity(
     weights: Weights = None,
     ratios: Annotated[str, typer.Option(help="Shares to remove.")] = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9",
     groups: Annotated[list[str] | None, typer.Option(help="Group, or pattern, to measure. Repeat for more.")] = None,
-    importance: Annotated[str, typer.Option(help="What goes first: l1, l2, linf or random.")] = "l2",
+    importance: Annotated[str, typer.Option(help=f"What goes first: {WITHOUT_DATA}.")] = "l2",
     stop: Annotated[float | None, typer.Option(help="Don't measure a group deeper once it dropped by more.")] = None,
     cache: Annotated[Path | None, typer.Option(help="File of measurements; the same command goes on from it.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the measurements to this file.")] = None,
@@ -37,6 +38,7 @@ def sensitivity(
         float | None, typer.Option(help="For the table: what each group, alone, may lose of the metric.")
     ] = None,
     budget: Budgets = None,
+    as_json: Json = False,
 ) -> None:
     """Measure which layers can lose how much. Run by accelerate launch, its processes share the work."""
     import prunus
@@ -45,35 +47,39 @@ def sensitivity(
     limits = budgets(budget)
     if table is not None and (max_drop is None) == (limits is None):
         raise InputError("--table needs to know what for: give --max-drop, or one --budget or more.")
-    dense, args, accelerator = build(model, weights), examples(shapes), _accelerator()
-    with Terminal().progress("cutting each group alone", left=True) as tick:
-        found = prunus.sensitivity(
-            dense,
-            args,
-            evaluate=named(evaluate),
-            ratios=_numbers(ratios),
-            groups=groups,
-            importance=importance,
-            stop=stop,
-            cache=cache,
-            accelerator=accelerator,
-            on_progress=tick,
-        )
-    if accelerator is not None and not accelerator.is_main_process:
-        return
-    typer.echo(str(found))
-    if csv is not None:
-        found.to_csv(csv)
-    if plot is not None:
-        found.plot(plot)
-    if table is not None:
-        made = (
-            found.table(max_drop)
-            if max_drop is not None
-            else found.budget_table(prunus.trace(dense, args), limits or {}, importance=importance)
-        )
-        made.to_yaml(table)
-        typer.echo(f"wrote {table}: edit it, then prunus prune ... --table {table}")
+    accelerator = _accelerator()
+    with answering(as_json and (accelerator is None or accelerator.is_main_process)) as answer:
+        dense, args = build(model, weights), examples(shapes)
+        with Terminal().progress("cutting each group alone", left=True) as tick:
+            found = prunus.sensitivity(
+                dense,
+                args,
+                evaluate=named(evaluate),
+                ratios=_numbers(ratios),
+                groups=groups,
+                importance=importance,
+                stop=stop,
+                cache=cache,
+                accelerator=accelerator,
+                on_progress=tick,
+            )
+        if accelerator is not None and not accelerator.is_main_process:
+            return
+        answer.text = str(found)
+        answer.value = {"baseline": found.baseline, "sizes": found.sizes, "measurements": found.rows}
+        if csv is not None:
+            found.to_csv(csv)
+        if plot is not None:
+            found.plot(plot)
+        if table is not None:
+            made = (
+                found.table(max_drop)
+                if max_drop is not None
+                else found.budget_table(prunus.trace(dense, args), limits or {}, importance=importance)
+            )
+            made.to_yaml(table)
+            answer.text += f"\nwrote {table}: edit it, then prunus prune ... --table {table}"
+            answer.value["table"] = {"file": table, "ratios": dict(made)}
 
 
 def _accelerator() -> Any:

@@ -54,6 +54,9 @@ CRITERIA: Mapping[str, Importance] = {
 }
 """Each with the aggregation and the normalization that its paper uses, or the field does."""
 
+WITHOUT_DATA = ("random", "l1", "l2", "linf", "bn_scale", "fpgm", "cosine")
+"""Those that judge by the weights alone."""
+
 
 def resolve(importance: str | Criterion | Importance) -> Importance:
     """The importance of that name; a function stands for itself, and is summed.
