@@ -108,12 +108,21 @@ def test_a_tiny_llama_of_open_length_is_exported(tmp_path):
 
 
 def test_a_wrong_file_is_refused_and_none_is_left(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "load_program", lambda path: lambda x: small(x) + 1e-2)
-    with pytest.raises(ExportError, match=r"\.pt2 of Net computes something else than torch"):
-        prunus.export(small, X, tmp_path / "small.pt2")
-    monkeypatch.setattr(formats, "load_program", lambda path: lambda x: small(x)[:, :3])
-    with pytest.raises(ExportError, match="gives other shapes"):
-        prunus.export(small, X, tmp_path / "small.pt2")
+    class Wrong(torch.nn.Module):
+        def __init__(self, change):
+            super().__init__()
+            self.change = change
+
+        def forward(self, x):
+            return self.change(small(x))
+
+    for change, words in (
+        (lambda y: y + 1e-2, r"\.pt2 of Net computes something else than torch"),
+        (lambda y: y[:, :3], "gives other shapes"),
+    ):
+        monkeypatch.setattr(formats, "load_program", lambda path, change=change: Wrong(change))
+        with pytest.raises(ExportError, match=words):
+            prunus.export(small, X, tmp_path / "small.pt2")
     assert list(tmp_path.iterdir()) == []
 
 

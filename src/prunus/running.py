@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from prunus.errors import InputError, TraceError
+from prunus.state import untouched
 
 
 class Examples:
@@ -199,6 +200,14 @@ def call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         ) from error
 
 
+def call_afresh(model: nn.Module, inputs: Inputs) -> Any:
+    """The same on copies of ``inputs``; what ``forward`` changes of the model itself is put back, so that the next call
+    starts where this one did.
+    """
+    with untouched(model):
+        return call(model, *cloned(inputs))
+
+
 class Batches:
     """Batches of a user's data as ``(args, kwargs)``, for a model that takes what the example shows.
 
@@ -249,17 +258,14 @@ class Batches:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Within: eval mode, no gradients, a forked random state. Afterwards: modes and random state as they were."""
-    modes = [(module, module.training) for module in model.modules()]
+    """Within: eval mode, no gradients, a forked random state. Afterwards modes and random state are as before, and so
+    is what ``forward`` changed of the model itself (see :func:`prunus.state.untouched`).
+    """
     devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
     cuda = sorted(device.index or 0 for device in devices if device.type == "cuda")
-    with torch.random.fork_rng(devices=cuda), torch.no_grad():
+    with untouched(model), torch.random.fork_rng(devices=cuda), torch.no_grad():
         model.eval()
-        try:
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
+        yield
 
 
 @contextmanager

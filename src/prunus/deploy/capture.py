@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from prunus.deploy.parity import Batch, Inputs
 from prunus.running import tensors_in
+from prunus.state import untouched
 
 
 def capture(small: nn.Module, inputs: Inputs, dynamic: bool, sizes: bool = False) -> Any:
@@ -33,7 +34,8 @@ def capture(small: nn.Module, inputs: Inputs, dynamic: bool, sizes: bool = False
             if first or others:
                 shapes[tensor] = {**others, **first}
     args, kwargs = inputs
-    return torch.export.export(small, args, kwargs, dynamic_shapes=shapes, strict=False)
+    with untouched(small):
+        return torch.export.export(small, args, kwargs, dynamic_shapes=shapes, strict=False)
 
 
 def open_dims(program: Any, inputs: Inputs) -> list[tuple[int, ...]]:

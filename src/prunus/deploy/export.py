@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from prunus.deploy.capture import capture, open_dims
 from prunus.deploy.parity import Batch, Inputs, largest_error
 from prunus.errors import InputError, PrunusError
-from prunus.running import as_args, call, check_eager, cloned, no_fast_path, tensors_in, undisturbed
+from prunus.running import as_args, call_afresh, check_eager, cloned, no_fast_path, tensors_in, undisturbed
 from prunus.surgery import copy_model, like, named_tensors
 
 _ONE_FILE_BYTES = 1_900_000_000
@@ -116,7 +116,7 @@ def export_onnx(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with undisturbed(small), no_fast_path(), tempfile.TemporaryDirectory(dir=path.parent, prefix=".prunus-") as beside:
-        call(small, *cloned(inputs))
+        call_afresh(small, inputs)
         work = _Work(small, inputs, Path(beside, path.name), path, tolerance, opset, dynamic_sizes, draws, slim)
         reason = None
         if dynamic_batch:
@@ -184,7 +184,7 @@ class _Work:
         batch = Batch(self.inputs)
         sizes = [batch.size, 1, batch.size + 3] if dynamic else [batch.size]
         return largest_error(
-            lambda drawn: call(self.small, *cloned(drawn)), self.draft, self.inputs, sizes, self.draws, free
+            lambda drawn: call_afresh(self.small, drawn), self.draft, self.inputs, sizes, self.draws, free
         )
 
 
@@ -197,7 +197,7 @@ def _convert(
     small: nn.Module, inputs: Inputs, dynamic: bool, sizes: bool, opset: int | None
 ) -> tuple[Any, list[tuple[int, ...]]]:
     """The ONNX program of the model, its batch dimension named ``batch`` if it is dynamic, and what else is open."""
-    outputs = call(small, *cloned(inputs))
+    outputs = call_afresh(small, inputs)
     exported = capture(small, inputs, dynamic, sizes)
     given = [node.name for node in exported.graph.nodes if node.op == "placeholder"]
     names = _output_names(outputs, given)

@@ -18,7 +18,7 @@ from prunus.deploy.export import ExportError, ExportResult, export_onnx, quiet, 
 from prunus.deploy.parity import Batch, Inputs, difference
 from prunus.deploy.runtimes import openvino_module, openvino_runner
 from prunus.errors import InputError
-from prunus.running import as_args, call, check_eager, cloned, no_fast_path, tensors_in, undisturbed
+from prunus.running import as_args, call_afresh, check_eager, cloned, no_fast_path, tensors_in, undisturbed
 
 Run = Callable[[Inputs], list[Any]]
 """Runs a file on inputs."""
@@ -69,7 +69,7 @@ def export(
     tolerance = options.pop("tolerance", None) or tolerance_of(small, inputs)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".prunus-") as beside, undisturbed(small), no_fast_path():
-        call(small, *cloned(inputs))
+        call_afresh(small, inputs)
         return writers[path.suffix](small, inputs, Path(beside, path.name), path, tolerance, **options)
 
 
@@ -109,7 +109,7 @@ def _program(
 
     def run(drawn: Inputs) -> list[Any]:
         with torch.no_grad():
-            return tensors_in(loaded(*drawn[0], **drawn[1]))
+            return tensors_in(call_afresh(loaded, drawn))
 
     return _checked(small, inputs, run, draft, path, tolerance, dynamic_batch and not reason, reason)
 
@@ -205,7 +205,7 @@ def _checked(
     batch, worst = Batch(inputs), (0.0, 0.0)
     sizes = [batch.size, 1, batch.size + 3] if dynamic else [batch.size]
     for number, drawn in enumerate([inputs, *(batch.random(inputs, size, n) for n, size in enumerate(sizes * 2))]):
-        wanted = tensors_in(call(small, *cloned(drawn)))
+        wanted = tensors_in(call_afresh(small, drawn))
         try:
             found = run(cloned(drawn))
         except Exception as error:

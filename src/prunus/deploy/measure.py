@@ -16,7 +16,7 @@ from torch import nn
 
 from prunus.errors import InputError
 from prunus.running import as_args, check_eager, cloned, tensors_in
-from prunus.surgery import copy_model
+from prunus.surgery import copy_model, named_tensors
 
 MIN_REPEATS = 6
 """With fewer samples no pair of order statistics covers the median with 95 % confidence."""
@@ -122,8 +122,8 @@ def median_interval(samples: list[float]) -> tuple[float, float, float]:
 def torch_runner(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> Callable[[], Any]:
     """A callable that runs ``model`` on copies of the inputs in eval mode, under ``torch.inference_mode``.
 
-    On CUDA it waits for the device. The model given keeps its mode: if any part of it is training, a copy of the
-    modules that shares the weights is run instead.
+    On CUDA it waits for the device. The model given keeps its mode and its state: a copy of its modules and buffers
+    that shares the weights is run instead.
     """
     check_eager(model)
     args, kwargs = cloned((as_args(args), dict(kwargs or {})))
@@ -141,10 +141,10 @@ def torch_runner(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None =
 
 
 def in_eval(model: nn.Module) -> nn.Module:
-    """``model`` if no part of it is training; else a copy of its modules in eval mode, with the same weights."""
-    if not any(module.training for module in model.modules()):
-        return model
-    return copy_model(model, {id(t): t for t in (*model.parameters(), *model.buffers())}).eval()
+    """A copy of ``model`` in eval mode with the same parameters; its buffers and its Python state are its own."""
+    mine = named_tensors(model).values()
+    replace = {id(t): t if isinstance(t, nn.Parameter) else t.detach().clone() for t in mine}
+    return copy_model(model, replace).eval()
 
 
 def onnx_runner(

@@ -64,8 +64,9 @@ class Context:
         found: dict[str, nn.Parameter] = {}
         seen: set[int] = set()
         for name, tensor in named_tensors(self.model).items():
-            frozen = all(self.graph.space.is_frozen(axis) for axis in self.graph.tensors[name])
-            if isinstance(tensor, nn.Parameter) and id(tensor) not in seen and not frozen:
+            if not isinstance(tensor, nn.Parameter) or id(tensor) in seen:
+                continue
+            if not all(self.graph.space.is_frozen(axis) for axis in self.graph.tensors[name]):
                 seen.add(id(tensor))
                 found[name] = tensor
         return found

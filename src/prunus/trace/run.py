@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from prunus.created import creations
 from prunus.errors import InputError, TraceError
 from prunus.running import Inputs, check_eager, each_input, mapped, outputs_in, states_in, tensors_in
 from prunus.sizes import Attribute, Ledger, solve
+from prunus.state import restored
 from prunus.surgery import copy_model, named_tensors
 from prunus.trace.attributes import traced_attributes
 from prunus.trace.choices import Choices
@@ -234,26 +233,6 @@ def run_under(
         stack.enter_context(mode)
         stack.enter_context(functions)
         return model(*inputs[0], **inputs[1])
-
-
-@contextmanager
-def restored(model: nn.Module) -> Iterator[None]:
-    """Afterwards every attribute and buffer of the modules is what it was: what ``forward`` cached is forgotten.
-
-    Dicts, lists and sets stay the objects that they were, with what they held: the handle of a hook still removes it.
-    """
-    stores: list[dict[str, Any]] = [store for m in model.modules() for store in (m.__dict__, m._buffers, m._parameters)]
-    saved = [dict(store) for store in stores]
-    held = [(v, copy.copy(v)) for s in saved for v in s.values() if type(v) in (dict, list, set, OrderedDict)]
-    try:
-        yield
-    finally:
-        for container, before in held:
-            container.clear()
-            (container.extend if isinstance(container, list) else container.update)(before)
-        for store, values in zip(stores, saved, strict=True):
-            store.clear()
-            store.update(values)
 
 
 def _own_inputs(inputs: Any, real: bool) -> Any:

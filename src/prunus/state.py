@@ -1,0 +1,126 @@
+"""What ``forward`` may change of a model itself, put back as it was: buffers, attributes, what its containers hold."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_CONTAINERS = (dict, list, set, deque)
+_NOT_ITS_OWN = {"torch", "builtins", __name__.partition(".")[0]}
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """Afterwards every attribute, buffer and parameter of the modules is what it was: what ``forward`` cached is gone.
+
+    The values of buffers and parameters are not looked at. Dicts, lists and sets stay the objects that they were, with
+    what they held: the handle of a hook still removes it. So do objects of classes from the model's own package (a
+    config, a counter). Within, lists and dicts hold copies of the tensors that are none of the modules' own.
+    """
+    stores = [store for m in model.modules() for store in (m._parameters, m._buffers, m.__dict__)]
+    shared = {_storage(t) for store in stores for t in store.values() if isinstance(t, Tensor)}
+    with _put_back(stores, _held(model), _Copies(shared)):
+        yield
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Like :func:`restored`; within, the model works on copies of its buffers and of the tensors in its attributes.
+
+    What ``forward`` writes into them is gone afterwards, and outputs that are such tensors keep their values.
+    Parameters stay the model's own, and so does what shares memory with them.
+    """
+    stores = [store for m in model.modules() for store in (m._buffers, m.__dict__)]
+    own = _Copies({_storage(parameter) for parameter in model.parameters()})
+    with _put_back(stores, _held(model), own):
+        for store in stores:
+            store.update({name: own(value) for name, value in store.items() if isinstance(value, Tensor)})
+        yield
+
+
+@contextmanager
+def _put_back(stores: list[dict[str, Any]], held: list[Any], own: _Copies) -> Iterator[None]:
+    """Afterwards ``stores`` and containers hold what they held; meanwhile, the containers hold copies of tensors."""
+    saved, before = [dict(store) for store in stores], [_content(value) for value in held]
+    for value in held:
+        if isinstance(value, list):
+            value[:] = map(own, value)
+        elif isinstance(value, dict):
+            value.update({key: own(item) for key, item in value.items() if isinstance(item, Tensor)})
+    try:
+        yield
+    finally:
+        for value, content in zip(held, before, strict=True):
+            _refill(value, content)
+        for store, values in zip(stores, saved, strict=True):
+            store.clear()
+            store.update(values)
+
+
+class _Copies:
+    """Gives one copy of each tensor; those in ``shared`` memory stay themselves."""
+
+    def __init__(self, shared: set[Any]) -> None:
+        self.shared = shared
+        self.copies: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or _storage(value) in self.shared:
+            return value
+        if id(value) not in self.copies:
+            self.copies[id(value)] = value, value.detach().clone()
+        return self.copies[id(value)][1]
+
+
+def _storage(tensor: Tensor) -> Any:
+    """What tells tensors that share memory; those without strides (sparse ones) share none."""
+    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
+
+
+def _held(model: nn.Module) -> list[Any]:
+    """The containers in the modules' attributes, and the objects of the model's own package, each once."""
+    packages = {type(m).__module__.partition(".")[0] for m in model.modules()} - _NOT_ITS_OWN
+    stack = [v for m in model.modules() for k, v in m.__dict__.items() if k not in ("_parameters", "_buffers")]
+    seen: set[int] = set()
+    found = []
+    while stack:
+        value = stack.pop()
+        if id(value) in seen or isinstance(value, Tensor | nn.Module | type):
+            continue
+        seen.add(id(value))
+        inside = _inside(value, packages)
+        if inside is not None:
+            stack += inside
+            if not isinstance(value, tuple):
+                found.append(value)
+    return found
+
+
+def _inside(value: Any, packages: set[str]) -> Iterable[Any] | None:
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, (*_CONTAINERS, tuple)):
+        return value
+    own = type(value).__module__.partition(".")[0] in packages and hasattr(value, "__dict__")
+    return vars(value).values() if own else () if isinstance(value, torch.Generator) else None
+
+
+def _content(value: Any) -> Any:
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    return copy.copy(value) if isinstance(value, _CONTAINERS) else dict(vars(value))
+
+
+def _refill(value: Any, content: Any) -> None:
+    if isinstance(value, torch.Generator):
+        value.set_state(content)
+        return
+    store = value if isinstance(value, _CONTAINERS) else vars(value)
+    store.clear()
+    (store.extend if isinstance(store, list | deque) else store.update)(content)
