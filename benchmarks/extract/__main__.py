@@ -12,14 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
-from benchmarks.extract import models, page, routes
-from benchmarks.extract.judge import Outcome, judge_apart
+from benchmarks.apart import apart
+from benchmarks.extract import judge, models, page, routes
+from benchmarks.extract.judge import Outcome
 
 
 def main() -> None:
@@ -33,10 +35,10 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     done = read(options.results)
-    for key, work in jobs(options.names, options.up_to, options.only):
+    for key, judging in jobs(options.names, options.up_to, options.only):
         if key in done:
             continue
-        outcome = done[key] = work(*key[1:])
+        outcome = done[key] = apart(judging.judge, *key[1:], died=judging.died)
         print(outcome, flush=True)
         if options.results:
             with options.results.open("a") as file:
@@ -47,15 +49,15 @@ def main() -> None:
         options.write.write_text(page.page(list(done.values())), encoding="utf-8")
 
 
-def jobs(names: list[str], most: float, only: str | None) -> Iterator[tuple[tuple[str, str, Any], Callable[..., Any]]]:
-    """What to judge, and how; the smallest models first."""
+def jobs(names: list[str], most: float, only: str | None) -> Iterator[tuple[tuple[str, str, Any], ModuleType]]:
+    """What to judge, and the module that judges it; the smallest models first."""
     if only != "exact":
         for name in (n for n in routes.MODELS if not names or n in names):
-            yield from ((("route", name, route), routes.judge_apart) for route in routes.ROUTES)
+            yield from ((("route", name, route), routes) for route in routes.ROUTES)
     if only != "routes":
         sizes = {name: models.parameters(name) for name in names or models.names()}
         for name in sorted((n for n in sizes if sizes[n] <= most), key=sizes.__getitem__):
-            yield from ((("exact", name, amount), judge_apart) for amount in models.AMOUNTS)
+            yield from ((("exact", name, amount), judge) for amount in models.AMOUNTS)
 
 
 def read(path: Path | None) -> dict[tuple[Any, ...], Outcome | routes.Route]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import time
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -32,8 +30,10 @@ class Outcome:
         double, single: ``max|small - masked| / max|masked|`` in fp64 and fp32, on an input that prunus hasn't seen.
         moves: how far the masked outputs of two inputs lie apart, over ``max|masked|``: near 0, errors say little.
         rounding: as ``single``, for the masked model in fp32 against itself in fp64: what fp32 costs anyway.
+        own: as ``rounding``, for the small model in fp32 against the masked one in fp64.
         checks: on how many kinds of inputs prunus compared.
         seconds: processor time of the extraction.
+        memory: the most that the process held at once, in GB.
         why: what went wrong, if anything did.
     """
 
@@ -44,8 +44,10 @@ class Outcome:
     double: float = float("inf")
     single: float = float("inf")
     rounding: float = float("inf")
+    own: float = float("inf")
     checks: int = 0
     seconds: float = 0.0
+    memory: float = 0.0
     moves: float = 0.0
     why: str = ""
 
@@ -59,16 +61,13 @@ class Outcome:
 
     def __str__(self) -> str:
         told = self.why or f"{self.before:,} -> {self.after:,}, {self.double:.1e}, {self.single:.1e} in fp32"
-        return f"{'ok ' if self.ok else 'BAD'} {self.name} {self.amount:.0%}: {told} ({self.seconds:.1f} s)"
+        cost = f"{self.seconds:.1f} s, {self.memory:.1f} GB"
+        return f"{'ok ' if self.ok else 'BAD'} {self.name} {self.amount:.0%}: {told} ({cost})"
 
 
-def judge_apart(name: str, amount: float) -> Outcome:
-    """``judge`` in a process of its own: what it takes is given back, and a crash stays there."""
-    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
-        try:
-            return pool.submit(judge, name, amount).result()
-        except BrokenProcessPool:
-            return Outcome(name, amount, why="the process died: out of memory?")
+def died(name: str, amount: float) -> Outcome:
+    """The outcome where the process that judged ended before it did."""
+    return Outcome(name, amount, why="the process died: out of memory?")
 
 
 def judge(name: str, amount: float) -> Outcome:
@@ -85,12 +84,13 @@ def judge(name: str, amount: float) -> Outcome:
     whole = outputs(masked, other)
     double = worst(whole, outputs(small, other))
     other = as_type(other, torch.float32)
-    rounded = outputs(masked.float(), other)
-    single = worst(rounded, outputs(small.float(), other))
+    rounded, found = outputs(masked.float(), other), outputs(small.float(), other)
+    single, rounding, own = worst(rounded, found), worst(whole, rounded), worst(whole, found)
     before, after = (sum(p.numel() for p in m.parameters()) for m in (masked, small))
     checks = len(small.__dict__["prunus_extraction"].checks)
     apart = worst([y[:1] for y in outputs(masked.double(), inputs)], [y[:1] for y in whole])
-    return Outcome(name, amount, before, after, double, single, worst(whole, rounded), checks, seconds, apart)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return Outcome(name, amount, before, after, double, single, rounding, own, checks, seconds, memory, apart)
 
 
 def unseen(inputs: Mapping[str, Any]) -> dict[str, Any]:

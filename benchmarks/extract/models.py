@@ -10,6 +10,9 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import prune
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.models.regnet import BlockParams, RegNet
+from torchvision.models.vision_transformer import VisionTransformer
 
 from benchmarks.zoo.case import randomize
 
@@ -17,6 +20,30 @@ Made = tuple[nn.Module, dict[str, Any]]
 AMOUNTS = (0.3, 0.5, 0.8)
 SIDE = {"alexnet": 224, "inception_v3": 299, "googlenet": 224, "maxvit_t": 224}
 """Heights and widths of inputs; vision transformers take 224 alone, all others run on 64."""
+
+
+def _vit_of(patch: int, layers: int, heads: int, width: int) -> nn.Module:
+    return VisionTransformer(224, patch, layers, heads, width, 4 * width)
+
+
+def _convnext() -> nn.Module:
+    return ConvNeXt(
+        [CNBlockConfig(w, v, n) for w, v, n in ((192, 384, 3), (384, 768, 3), (768, 1536, 9), (1536, None, 3))]
+    )
+
+
+def _regnet() -> nn.Module:
+    return RegNet(BlockParams([1, 1, 2, 1], [528, 1056, 2904, 7392], [264] * 4, [1.0] * 4, [2] * 4, se_ratio=0.25))
+
+
+SHALLOW: Mapping[str, tuple[str, Callable[[], nn.Module]]] = {
+    "convnext_large": ("9 of 27 blocks in its third stage", _convnext),
+    "vit_l_16": ("6 of 24 blocks", lambda: _vit_of(16, 6, 16, 1024)),
+    "vit_l_32": ("6 of 24 blocks", lambda: _vit_of(32, 6, 16, 1024)),
+    "vit_h_14": ("4 of 32 blocks", lambda: _vit_of(14, 4, 16, 1280)),
+    "regnet_y_128gf": ("5 of 27 blocks", _regnet),
+}
+"""Models too large for a process of 5 GB, with fewer blocks of the same widths."""
 
 
 def names() -> list[str]:
@@ -42,14 +69,22 @@ def make(name: str, amount: float) -> Made:
 
 def classifier(name: str, side: int = 0) -> Made:
     """A model of torchvision with an image."""
-    more = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
-    model: nn.Module = torchvision.models.get_model(name, weights=None, **more)
+    model: nn.Module
+    if name in SHALLOW:
+        model = SHALLOW[name][1]()
+    else:
+        more = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
+        model = torchvision.models.get_model(name, weights=None, **more)
     side = side or SIDE.get(name, 224 if name.startswith("vit") else 64)
     return model, {"x": torch.randn(1, 3, side, side)}
 
 
 def awaken(model: nn.Module, inputs: Mapping[str, Any]) -> None:
-    """Batch norms near the statistics of what they see: else a deep random network gives the same for every input."""
+    """Batch norms near the statistics of what they see: else a deep random network gives the same for every input.
+
+    They see 16 images. The deepest layers have four positions in one: a variance of four values is at times so small
+    that dividing by it magnifies whatever was rounded before, which no trained network does.
+    """
 
     def look(module: Any, given: tuple[Tensor, ...]) -> None:
         x = given[0].transpose(0, 1).flatten(1)
@@ -59,6 +94,9 @@ def awaken(model: nn.Module, inputs: Mapping[str, Any]) -> None:
         module.running_var.copy_(spread * torch.empty(len(x)).uniform_(0.5, 1.5))
 
     norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
+    if not norms:
+        return
+    inputs = {name: torch.randn(16, *image.shape[1:]) for name, image in inputs.items()}
     handles = [module.register_forward_pre_hook(look) for module in norms]
     with torch.no_grad():
         model(**inputs)
@@ -173,5 +211,8 @@ OTHERS: Mapping[str, tuple[Callable[[], Made], Callable[[nn.Module, float], None
 
 
 def parameters(name: str) -> int:
-    """How many the published model has."""
+    """How many the model has: those of torchvision as published, or with the fewer blocks that they have here."""
+    if name in SHALLOW:
+        with torch.device("meta"):
+            return sum(p.numel() for p in SHALLOW[name][1]().parameters())
     return 0 if name in OTHERS else int(torchvision.models.get_model_weights(name)["DEFAULT"].meta["num_params"])
