@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from prunus.plan import Plan
 from prunus.planning import holds, make_plan
 from prunus.prove import DoubleMode
 from prunus.running import Inputs, check_eager, each_input, mapped
-from prunus.trace.run import real_copy
+from prunus.surgery import copy_model, like, named_tensors
 
 _ATTEMPTS = 25
 MODES = ("exact", "drop")
@@ -109,20 +110,36 @@ def extract(
         raise InputError("a model on the meta device has no values: load its weights first.")
     inputs = [mapped(as_double, each) for each in each_input(args, kwargs)]
     plain = clean(model)
-    double = real_copy(plain, torch.float64).eval()
+    double = _in_double(plain).eval()
     with DoubleMode():
         twins = Changes(add=merged(double, inputs))
         single = _changed(double, twins) if twins.add else double
         plan, change, units = _decide(single, inputs, mode == "drop")
+        gc.collect()  # the graph holds itself, and with it a copy of the model
         prepared = _changed(single, change)
         plan = spread_out(plan, prepared, change.own) if spread else plan
-    checks = tuple(check for each in inputs for check in agree(double, plan.apply(prepared), each))
+        shrunk = plan.apply(prepared)
+        del single, prepared
+    checks = tuple(check for each in inputs for check in agree(double, shrunk, each))
+    del double, shrunk  # a large model is held as few times as can be
     small = plan.apply(_changed(_changed(plain, twins), change))
     report = _report(mode, plain, small, plan, change, units, len(twins.add), checks)
     if mode == "exact" and not report.max_rel_error <= TOLERANCE:
         raise PlanError(_why_inexact(type(model).__name__, report))
     small.__dict__["prunus_extraction"] = report
     return small
+
+
+def _in_double(model: nn.Module) -> nn.Module:
+    """A copy on the CPU in fp64. Parameters that are that already are shared: nothing writes to them."""
+    replace = {}
+    for tensor in named_tensors(model).values():
+        kind = (
+            torch.complex128 if tensor.is_complex() else torch.float64 if tensor.is_floating_point() else tensor.dtype
+        )
+        data = tensor.detach().to("cpu", kind, copy=not isinstance(tensor, nn.Parameter))
+        replace[id(tensor)] = like(tensor, data)
+    return copy_model(model, replace)
 
 
 def _why_inexact(name: str, report: Extraction) -> str:
@@ -160,17 +177,19 @@ def _with_biases(plan: Plan, change: Changes) -> Plan:
 
 
 def _changed(model: nn.Module, change: Changes) -> nn.Module:
-    """A copy of the model before the cut, with the constants in its values."""
-    result = clean(model)
+    """The model before the cut with the constants in its values; tensors that stay as they are are shared with it."""
+    tensors = named_tensors(model)
+    replace = {id(t): t for t in tensors.values()}
     for name, delta in change.add.items():
-        path, _, own = name.rpartition(".")
-        module: Any = result.get_submodule(path)
-        old = module._parameters.get(own)
-        if old is None:
-            old = nn.Parameter(module.weight.new_zeros(delta.shape), requires_grad=module.weight.requires_grad)
-            module.register_parameter(own, old)
-        with torch.no_grad():
-            old.copy_(old.detach().double() + delta.to(old.device))
+        if name in tensors:
+            old = tensors[name]
+            replace[id(old)] = like(old, (old.detach().double() + delta.to(old.device)).to(old.dtype))
+    result = copy_model(model, replace)
+    for name in change.new:
+        module: Any = result.get_submodule(name.rpartition(".")[0])
+        values, weight = change.add[name], module.weight
+        bias = nn.Parameter(values.to(weight.device, weight.dtype), requires_grad=weight.requires_grad)
+        module.register_parameter("bias", bias)
     return result
 
 
