@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -74,6 +75,18 @@ def test_bench_tells_all_of_every_candidate(files):
     assert entries["saved", "eager", 1].file_bytes == saved
     assert len(json.loads(json.dumps(found.to_dict()))["entries"]) == 12
     assert "can't: torch doesn't run ONNX files" in str(found)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler")
+def test_torch_compile_computes_the_same_and_is_measured(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
+    model, x = nn.Linear(8, 3).train(), torch.randn(4, 8)
+    torch.testing.assert_close(runner(model, "compile", x, 1)(), model(x))
+    (compiled,) = prunus.bench({"one": model}, x, runtimes=("compile",), repeats=6, warmup=1).entries
+    assert (compiled.runtime, compiled.reason, compiled.peak_bytes) == ("compile", None, None)
+    assert compiled.latency.median_ms > 0 and model.training
+    assert list(tmp_path.iterdir())  # a compiler wrote code
 
 
 def test_a_model_that_one_batch_size_breaks_says_so():
@@ -168,6 +181,8 @@ def test_static_int8_is_close_and_small(files):
     assert before.shape == after.shape and 0 < np.abs(before - after).max() < 0.1 * np.abs(before).max()
     weights = [t for t in onnx.load(files / "int8.onnx").graph.initializer if t.data_type == 3 and len(t.dims) > 1]
     assert len(weights) == 3
+    kinds = {node.op_type for node in onnx.load(files / "int8.onnx").graph.node}
+    assert "Relu" in {node.op_type for node in onnx.load(files / "small.onnx").graph.node} and "Relu" not in kinds
     assert "INT8 static" in str(found)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import macs
 from prunus.errors import InputError, TraceError
 from prunus.profile import profile
 
@@ -72,6 +73,24 @@ def test_macs_agree_with_torchs_counter(name, device):
     assert 2 * found.macs == counted_by_torch(model, x)
     assert found.parameters == sum(p.numel() for p in model.parameters())
     assert found.bytes == 4 * found.parameters
+
+
+VISION = ("resnet50", "vit_b_16", "swin_t", "shufflenet_v2_x0_5", "lraspp_mobilenet_v3_large", "r3d_18")
+
+
+@pytest.mark.parametrize("name", [*macs.OPERATORS, *VISION])
+def test_every_module_agrees_with_torchs_counter_and_the_axes(name):
+    build = macs.OPERATORS.get(name, lambda: macs.vision(name))
+    found = macs.compare(*macs.on_meta(build))
+    assert found.agree, found
+    assert found.profile > 0 or name in macs.UNCOUNTED
+
+
+def test_that_comparison_notices_one_layer(monkeypatch):
+    counted = macs.counted_by_torch
+    monkeypatch.setattr(macs, "counted_by_torch", lambda *a: counted(*a) | {"fc": 19})
+    found = macs.compare(ConvNet(), (torch.randn(1, 3, 12, 12),))
+    assert not found.agree and found.layers == ("fc (Linear): torch 19, profile 20",)
 
 
 def test_each_row_of_a_conv_net_is_right():

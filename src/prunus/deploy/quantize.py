@@ -26,6 +26,10 @@ TORCH_SCHEMES = {
     "weights": "Int8WeightOnlyConfig",
 }
 
+_STATIC = ["Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat"]
+"""With Relu and Clip among them they become part of the quantization before; else each runs in floating point between
+two conversions."""
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -158,7 +162,7 @@ def _static(tools: Any, source: Path, draft: Path, seen: list[list[torch.Tensor]
         per_channel=True,
         activation_type=tools.QuantType.QUInt8,
         weight_type=tools.QuantType.QInt8,
-        op_types_to_quantize=["Conv", "Gemm", "MatMul", "Add", "MaxPool", "GlobalAveragePool", "Concat"],
+        op_types_to_quantize=_STATIC,
         extra_options={"ReduceRange": False},
     )
     prepared.unlink()
