@@ -71,6 +71,33 @@ class Nested(Base):
         return self.attend(q, k, v, self.options.heads, self.sizes[1]["depth"])
 
 
+class Sizes:
+    """Settings of the user's own class: one in the object, one in the class, one record in another."""
+
+    heads = 4
+
+    def __init__(self, width: int) -> None:
+        self.inner = SimpleNamespace(width=width, kinds=[torch.float32, nn.GELU], name="a")
+
+
+class OwnRecord(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = Sizes(self.width)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.attend(q, k, v, self.sizes.heads, self.sizes.inner.width // self.sizes.heads)
+
+
+class OfClass(Base):
+    """Sizes in the body of the module's class."""
+
+    count, depth = 4, 6
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.attend(q, k, v, self.count, self.depth)
+
+
 class ScaleFromShape(Base):
     """The scale is a function of a size: neither may change."""
 
@@ -170,7 +197,7 @@ EVERY: dict[str, Callable[[], nn.Module]] = {
     cls.__name__: cls
     for cls in (
         *(Property, TupleOfSizes, Nested, ScaleFromShape, ScaleKept, Literal, Outside, OutsideTensor, OutsideArray),
-        *(OutsideChoice, OutsideTable, Loop, Alike),
+        *(OutsideChoice, OutsideTable, Loop, Alike, OwnRecord, OfClass),
     )
 }
 
@@ -199,6 +226,17 @@ def test_what_is_only_a_size_follows(name: str) -> None:
     changed = {(c.name, c.old, c.new) for c in plan.attributes}
     assert {("heads", 4, 2), ("width", 24, 6)} & changed or ("split", 4, 2) in changed or ("sizes", 6, 3) in changed
     assert model.width == 24 and model.heads == 4
+
+
+@pytest.mark.parametrize("name", ["OwnRecord", "OfClass"])
+def test_settings_of_a_class_stay_what_they_are_for_others(name: str) -> None:
+    model, _, plan = planned(name)
+    small = plan.apply(model)
+    assert small.q.out_features == 6
+    other = EVERY[name]()
+    assert Sizes.heads == OfClass.count == 4 and OfClass.depth == 6, "the class itself is nobody's to change"
+    assert torch.equal(small(X), prunus.Plan.from_json(plan.to_json()).apply(model)(X))
+    assert other.q.out_features == 24 and model(X).shape == other(X).shape
 
 
 @pytest.mark.parametrize("name", ["Outside", "OutsideTensor", "OutsideArray", "OutsideChoice", "OutsideTable"])

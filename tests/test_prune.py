@@ -187,6 +187,11 @@ def test_what_is_not_an_eager_module_is_refused(model: nn.Module) -> None:
     quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(3, 3)))
     with pytest.raises(InputError, match="is quantized, and can't be cut: prune first, then quantize"):
         prunus.trace(quantized, X)
+    torchao = pytest.importorskip("torchao.quantization")
+    weights = nn.Sequential(nn.Linear(32, 32))
+    torchao.quantize_(weights, torchao.Int8WeightOnlyConfig())
+    with pytest.raises(InputError, match="'0' .Linear. holds a .*, not plain weights, and can't be cut: prune first"):
+        prunus.trace(weights, torch.zeros(1, 32))
     with pytest.raises(InputError, match="args must be one tensor or a tuple"):
         prunus.trace(model, 3)
 

@@ -16,7 +16,7 @@ LAYERS = [
     {"errors", "documents", "disk", "state"},
     {"running", "axes", "caches", "precision", "naming"},
     {"operators", "created"},
-    {"sizes", "skip"},
+    {"sizes", "skip", "settings"},
     {"foreign", "surgery", "spread"},
     {"trace"},
     {"plan", "residual"},

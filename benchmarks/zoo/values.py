@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from prunus.prove import DoubleMode
 from prunus.running import no_fast_path
+from prunus.trace.functions import OpenMode
 
 Kept = dict[str, tuple[Tensor, ...]]  # for each parameter, the kept indices of each dimension
 
@@ -175,7 +176,7 @@ def run(model: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> Any:
     Torch's transformer layers run as they are written: their fast path would not see the reference's normalizations.
     """
     own = pytree.tree_map_only(Tensor, _double, (args, dict(kwargs)))
-    with torch.no_grad(), torch.random.fork_rng(), no_fast_path(), DoubleMode():
+    with torch.no_grad(), torch.random.fork_rng(), no_fast_path(), DoubleMode(), OpenMode():
         torch.manual_seed(0)
         return model(*own[0], **own[1])
 

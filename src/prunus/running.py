@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from prunus.errors import InputError, TraceError
 from prunus.state import untouched
@@ -89,6 +90,8 @@ def _refusal(module: nn.Module) -> str | None:
     for own in (*module._parameters.values(), *module._buffers.values()):
         if own is not None and nn.parameter.is_lazy(own):
             return "is lazy and has no parameters yet: run the model once on real inputs first."
+        if is_traceable_wrapper_subclass(own) and not hasattr(own, "device_mesh"):
+            return f"holds a {type(own).__name__}, not plain weights, and can't be cut: prune first, then quantize."
     return None
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-from argparse import Namespace
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunus.errors import InputError, PlanError, suggest
+from prunus.settings import is_record, setting
 from prunus.skip import Returns, Skip
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
@@ -143,10 +141,10 @@ def set_attribute(model: nn.Module, change: AttributeChange) -> None:
     """Set one integer in place, checking that it holds the old value."""
     try:
         module = model.get_submodule(change.module)
-        value = module.__dict__[change.name]
+        value = setting(module, change.name)
         old = value
         for key in change.path:
-            old = vars(old)[key] if is_record(old) else old[key]
+            old = setting(old, str(key)) if is_record(old) else old[key]
     except (AttributeError, KeyError, IndexError, TypeError) as error:
         raise PlanError(f"the plan sets {change}, but this model has no such attribute.") from error
     if old not in (change.old, change.new):
@@ -154,24 +152,12 @@ def set_attribute(model: nn.Module, change: AttributeChange) -> None:
     module.__dict__[change.name] = _replaced(value, change.path, change.new)
 
 
-def is_record(value: Any) -> bool:
-    """Whether ``value`` is an object that settings are kept in, such as a model's ``config``.
-
-    That is a dataclass instance, a namespace, or what can be written ``to_dict``, as the configurations of transformers
-    and diffusers can. They are told by what they offer, so that those libraries needn't be imported.
-    """
-    if isinstance(value, type | nn.Module | Tensor) or not hasattr(value, "__dict__"):
-        return False
-    written = callable(getattr(value, "to_dict", None))
-    return written or dataclasses.is_dataclass(value) or isinstance(value, SimpleNamespace | Namespace)
-
-
 def _replaced(value: Any, path: tuple[int | str, ...], new: int) -> Any:
     if not path:
         return new
     key, rest = path[0], path[1:]
     if is_record(value):  # many modules may hold this very object; it is the copy's own
-        vars(value)[str(key)] = _replaced(vars(value)[str(key)], rest, new)
+        vars(value)[str(key)] = _replaced(setting(value, str(key)), rest, new)
         return value
     if isinstance(value, tuple):
         items = [_replaced(item, rest, new) if i == key else item for i, item in enumerate(value)]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 
 from benchmarks.zoo.case import Case
 from benchmarks.zoo.handmade.attention import DEPTH, HEADS, WIDTH, Around, softmax_attention, tokens
@@ -136,6 +137,20 @@ class OwnCache(nn.Module):
         return self.out(torch.cat([self._step(self.embed(i[:, t : t + 1])) for t in range(i.shape[1])], 1))
 
 
+class Flex(nn.Module):
+    """FlexAttention with a bias by distance, which torch compiles by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = HEADS
+        self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        y = flex_attention(q, k, v, score_mod=lambda s, b, h, i, j: s - 0.1 * (i - j).abs(), scale=0.4)
+        return self.proj(y.transpose(1, 2).flatten(2))
+
+
 def cases() -> Iterator[Case]:
     yield entry("relative_keys", lambda: (Around(RelativeKeys(False)), tokens()))
     yield entry("relative_keys_shifted", lambda: (Around(RelativeKeys(True)), tokens()))
@@ -148,3 +163,4 @@ def cases() -> Iterator[Case]:
     yield entry("talking_heads", lambda: (Around(TalkingHeads()), tokens()))
     yield entry("latent_attention", lambda: (Around(Latent()), tokens()))
     yield entry("own_key_value_cache", lambda: (OwnCache(), torch.randint(20, (2, 4))))
+    yield entry("flex_attention", lambda: (Around(Flex()), tokens()))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from prunus.prove import DoubleMode, largest_error
 from prunus.running import mapped, outputs_in
+from prunus.trace.functions import OpenMode
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def _error(small: nn.Module, inputs: Any, expected: list[Tensor]) -> float:
 
 def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
     own = mapped(torch.clone, inputs)
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), DoubleMode():
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), DoubleMode(), OpenMode():
         return outputs_in(model.eval()(*own[0], **own[1]))
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from prunus.settings import class_integers, is_record, setting
 from prunus.sizes import Attribute, Ledger, Size
-from prunus.surgery import is_record
 
 # Of torch's own layers only these are read as sizes of axes; the rest are windows, strides and the like.
 _OF_TORCH = {
@@ -21,6 +21,8 @@ _NEVER = {
     *"kernel_size stride padding dilation output_padding _reversed_padding_repeated_twice padding_idx training".split(),
 }
 
+_OF_CLASS = object()  # what the holder's own class, not the holder, has
+
 
 @contextmanager
 def traced_attributes(model: nn.Module, ledger: Ledger) -> Iterator[dict[Attribute, int]]:
@@ -31,9 +33,9 @@ def traced_attributes(model: nn.Module, ledger: Ledger) -> Iterator[dict[Attribu
     tracer = Tracer(ledger)
     for path, module in model.named_modules():
         own = module.__class__.__module__.startswith("torch.nn.modules")
-        for name in list(module.__dict__):
+        for name in [*module.__dict__, *class_integers(module)]:
             if name not in _NEVER and not (own and name not in _OF_TORCH):
-                tracer.enter(module.__dict__, name, Attribute(path, name))
+                tracer.enter(module, name, Attribute(path, name))
     try:
         yield tracer.values
     finally:
@@ -53,24 +55,29 @@ class Tracer:
         self._seen: set[int] = set()
         self._saved: list[tuple[dict[str, Any], str, Any]] = []
 
-    def enter(self, store: dict[str, Any], name: str, place: Attribute) -> None:
-        """Trace what ``store`` holds under ``name``, known as ``place``; a record field by field."""
-        value = store[name]
+    def enter(self, holder: Any, name: str, place: Attribute) -> None:
+        """Trace the attribute ``name`` of a module or a record, known as ``place``; a record field by field."""
+        value = setting(holder, name)
         if is_record(value):
             if id(value) not in self._seen:
                 self._seen.add(id(value))
-                for field in [f for f in vars(value) if not f.startswith("_") and f not in _NEVER]:
-                    self.enter(vars(value), field, Attribute(place.module, place.name, (*place.path, field)))
+                for field in [*vars(value), *class_integers(value)]:
+                    if not field.startswith("_") and field not in _NEVER:
+                        self.enter(value, field, Attribute(place.module, place.name, (*place.path, field)))
             return
         traced = _traced(value, place, self.ledger, self.values)
         if traced is not value:
-            self._saved.append((store, name, value))
+            store = vars(holder)
+            self._saved.append((store, name, store.get(name, _OF_CLASS)))
             store[name] = traced
 
     def restore(self) -> None:
         """Put the plain integers back."""
         for store, name, value in self._saved:
-            store[name] = value
+            if value is _OF_CLASS:
+                store.pop(name, None)
+            else:
+                store[name] = value
 
 
 def _traced(value: Any, place: Attribute, ledger: Ledger, values: dict[Attribute, int]) -> Any:

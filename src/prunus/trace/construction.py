@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from prunus.axes import Atom, Space, product
 from prunus.errors import InputError
+from prunus.settings import is_record, setting
 from prunus.sizes import (
     Arithmetic,
     Attribute,
@@ -34,7 +36,7 @@ from prunus.sizes import (
     solve,
 )
 from prunus.sizes.expression import leaves
-from prunus.surgery import is_record, named_tensors
+from prunus.surgery import named_tensors
 from prunus.trace.attributes import Tracer
 from prunus.trace.functions import sizes_given
 from prunus.trace.graph import Graph
@@ -72,12 +74,12 @@ def construction(graph: Graph) -> Construction:
     if not has_config(graph.model):
         return Construction(refusal=f"{type(graph.model).__name__} holds no config")
     ledger = _Ledger(graph.space)
-    holder = {CONFIG: copy.deepcopy(graph.model.__dict__[CONFIG])}
+    holder = SimpleNamespace(**{CONFIG: copy.deepcopy(graph.model.__dict__[CONFIG])})
     Tracer(ledger).enter(holder, CONFIG, Attribute("", CONFIG))
     made = _Made(ledger)
     try:
         with _ratios_kept(graph.model):
-            built = _build(graph.model, holder[CONFIG], made)
+            built = _build(graph.model, vars(holder)[CONFIG], made)
     except Exception as error:  # noqa: BLE001 - a constructor of the user's may want other arguments and raise anything
         return Construction(refusal=f"{type(graph.model).__name__}(config) raised {type(error).__name__}: {error}")
     refusal = _difference(built, graph.skeleton)
@@ -317,10 +319,10 @@ def _of_attributes(graph: Graph, built: nn.Module) -> Iterator[Equation]:
     modules = dict(built.named_modules())
     for place in graph.sizes.values:
         try:
-            value: Any = modules[place.module].__dict__[place.name]
+            value: Any = setting(modules[place.module], place.name)
             for key in place.path:
-                value = vars(value)[key] if is_record(value) else value[key]
-        except (KeyError, IndexError, TypeError):
+                value = setting(value, str(key)) if is_record(value) else value[key]
+        except (AttributeError, KeyError, IndexError, TypeError):
             continue  # set after the constructor, by whoever uses the model
         if isinstance(value, int) and expression(value) != place:
             yield Equation(expression(value), place, f"{place} is set so by {type(built).__name__} from its config")

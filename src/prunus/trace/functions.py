@@ -7,13 +7,17 @@ Anywhere else a size is a plain number, which must not change.
 
 from __future__ import annotations
 
+import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
 
 from prunus.axes import Axis, product
@@ -52,18 +56,57 @@ def _listed(tensor: Tensor) -> Any:
     return tensor.item() if tensor.dim() == 0 else [_listed(row) for row in tensor.unbind()]
 
 
+def plain_body(operator: HigherOrderOperator) -> Callable[..., Any]:
+    """What an operator that takes functions does on plain tensors, written in other operators.
+
+    Raises:
+        NotImplementedError: it isn't known here.
+    """
+    if operator.name() != "flex_attention":
+        raise NotImplementedError(
+            f"{operator.name()}, an operator that takes functions, isn't known to prunus: call its plain form instead."
+        )
+    return import_module("torch._higher_order_ops.flex_attention").math_attention  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _nothing_compiled() -> Iterator[None]:
+    """Within the context, what ``forward`` compiles (FlexAttention does so by itself) runs as it is written."""
+    flex = sys.modules.get("torch.nn.attention.flex_attention")
+    switch = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
+    with torch.compiler.set_stance("force_eager"), ExitStack() as stack:
+        if hasattr(flex, switch):
+            stack.callback(setattr, flex, switch, getattr(flex, switch))
+            setattr(flex, switch, True)
+        yield
+
+
 class OpenMode(TorchFunctionMode):
     """Makes every torch function run as plain code, without fused fast paths, and sees each call."""
 
     def __init__(self) -> None:
         super().__init__()
         self._open: list[Any] = []  # a function that comes back to itself through torch isn't opened again
+        self._entered: list[ExitStack] = []
+
+    def __enter__(self) -> OpenMode:
+        stack = ExitStack()
+        if not self._entered:
+            stack.enter_context(_nothing_compiled())
+        self._entered.append(stack)
+        return super().__enter__()  # type: ignore[no-any-return]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._entered.pop().close()
 
     def __torch_function__(self, func: Any, types_: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.Tensor.tolist:
             with self:
                 return _listed(args[0])
+        if isinstance(func, HigherOrderOperator):
+            func = plain_body(func)
         if isinstance(func, types.FunctionType) and (not self._open or self._open[-1] is not func):
             self._open.append(func)
             try:
