@@ -53,9 +53,13 @@ def _is_record(value: Any, within: tuple[int, ...]) -> bool:
         return True
     if isinstance(value, SimpleNamespace | Namespace):
         return True
-    if kind.__module__.partition(".")[0] in _LIBRARIES or kind.__setattr__ is not object.__setattr__:
+    if kind.__module__.partition(".")[0] in _LIBRARIES or _checks_what_is_set(kind):
         return False
     return not callable(value) and all(_is_setting(item, (*within, id(value))) for item in vars(value).values())
+
+
+def _checks_what_is_set(kind: type) -> bool:
+    return any("__setattr__" in vars(base) for base in kind.__mro__[:-1])
 
 
 def _is_setting(value: Any, within: tuple[int, ...]) -> bool:

@@ -94,10 +94,10 @@ class OpenMode(TorchFunctionMode):
         if not self._entered:
             stack.enter_context(_nothing_compiled())
         self._entered.append(stack)
-        return super().__enter__()  # type: ignore[no-any-return]
+        return super().__enter__()  # type: ignore[no-untyped-call, no-any-return]
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         self._entered.pop().close()
 
     def __torch_function__(self, func: Any, types_: Any, args: Any = (), kwargs: Any = None) -> Any:
