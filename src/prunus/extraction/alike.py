@@ -93,10 +93,11 @@ def alike_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     mark = unit @ torch.cos(torch.arange(rows.shape[1], dtype=rows.dtype) + 1)  # alike rows are neighbours in its order
     order = mark.argsort()
     near = (mark[order[1:]] - mark[order[:-1]]).abs() <= 1e-9 * rows.shape[1]
+    near &= alive[order[1:]] & alive[order[:-1]]
     group = torch.arange(len(rows))
     for i in torch.nonzero(near).flatten().tolist():
         a, b = int(order[i]), int(order[i + 1])
-        if alive[a] and alive[b] and float((unit[a] - unit[b]).abs().max()) <= 2.0**-_DIGITS:
+        if float((unit[a] - unit[b]).abs().max()) <= 2.0**-_DIGITS:
             group[b] = group[a]
     return group, scale
 

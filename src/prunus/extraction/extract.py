@@ -111,15 +111,14 @@ def extract(
     inputs = [mapped(as_double, each) for each in each_input(args, kwargs)]
     plain = clean(model)
     double = _in_double(plain).eval()
-    with DoubleMode():
-        twins = Changes(add=merged(double, inputs))
-        single = _changed(double, twins) if twins.add else double
-        plan, change, units = _decide(single, inputs, mode == "drop")
-        gc.collect()  # the graph holds itself, and with it a copy of the model
-        prepared = _changed(single, change)
-        plan = spread_out(plan, prepared, change.own) if spread else plan
-        shrunk = plan.apply(prepared)
-        del single, prepared
+    twins = Changes(add=merged(double, inputs))
+    single = _changed(double, twins) if twins.add else double
+    plan, change, units = _decide(single, inputs, mode == "drop")
+    gc.collect()  # the graph holds itself, and with it a copy of the model
+    prepared = _changed(single, change)
+    plan = spread_out(plan, prepared, change.own) if spread else plan
+    shrunk = plan.apply(prepared)
+    del single, prepared
     checks = tuple(check for each in inputs for check in agree(double, shrunk, each))
     del double, shrunk  # a large model is held as few times as can be
     small = plan.apply(_changed(_changed(plain, twins), change))
@@ -134,11 +133,9 @@ def _in_double(model: nn.Module) -> nn.Module:
     """A copy on the CPU in fp64. Parameters that are that already are shared: nothing writes to them."""
     replace = {}
     for tensor in named_tensors(model).values():
-        kind = (
-            torch.complex128 if tensor.is_complex() else torch.float64 if tensor.is_floating_point() else tensor.dtype
-        )
-        data = tensor.detach().to("cpu", kind, copy=not isinstance(tensor, nn.Parameter))
-        replace[id(tensor)] = like(tensor, data)
+        data, share = tensor.detach(), isinstance(tensor, nn.Parameter)
+        dtype = torch.float64 if data.is_floating_point() else torch.complex128 if data.is_complex() else data.dtype
+        replace[id(tensor)] = like(tensor, data.to("cpu", dtype, copy=not share))
     return copy_model(model, replace)
 
 
@@ -159,7 +156,9 @@ def _decide(model: nn.Module, inputs: list[Inputs], drop: bool) -> tuple[Plan, C
         live = Liveness(found, [way.how for way in how], drop)
         keep = live.solve()
         plan = make_plan(found.graph, keep, {"extract": "drop" if drop else "exact"})
-        if holds(found.graph, plan, {atom: int(mask.sum()) for atom, mask in keep.items()}):
+        with DoubleMode():
+            fits = holds(found.graph, plan, {atom: int(mask.sum()) for atom, mask in keep.items()})
+        if fits:
             change = changes(found, live, how)
             return _with_biases(plan, change), change, sum(int((~mask).sum()) for mask in keep.values())
     raise PlanError(f"no plan was found in {_ATTEMPTS} attempts: {type(model).__name__} keeps resisting.")

@@ -16,6 +16,7 @@ from prunus.extraction.known import Known
 from prunus.extraction.rules import passed
 from prunus.extraction.sinks import Sink, sinks_of
 from prunus.operators import Call
+from prunus.prove import DoubleMode
 from prunus.running import Inputs
 from prunus.trace import Graph
 from prunus.trace.modes import AxisMode
@@ -62,7 +63,8 @@ def interpret(model: nn.Module, inputs: list[Inputs], twins: bool = False) -> In
             watchers.append(_Watcher(mode, twins))
             mode.on_call = watchers[-1].see
 
-    graph = trace_for_real(model, inputs, watch)
+    with DoubleMode():
+        graph = trace_for_real(model, inputs, watch)
     _freeze_training_only(graph, {name for watcher in watchers for name in watcher.mode.reached})
     sinks = [sink for watcher in watchers for sink in watcher.sinks]
     for sink in sinks:

@@ -58,5 +58,5 @@ def _live(module: Any, rows: tuple[int, ...], columns: tuple[int, ...] | None) -
     weight = module.weight.detach()
     if columns is not None:
         weight = weight.index_select(1, torch.tensor(columns))
-    alive = (weight != 0).flatten(1).any(1)
-    return tuple(i for i in rows if bool(alive[i]))
+    alive = (weight != 0).flatten(1).any(1).tolist()
+    return tuple(i for i in rows if alive[i])
