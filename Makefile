@@ -9,6 +9,7 @@ export MPLBACKEND := Agg
 help:
 	@echo "make demo   train, prune, prove, retrain, save, export and measure a LeNet on real digits"
 	@echo "make test   linters, types and all tests"
+	@echo "make wheel-test  build the wheel, install it by itself, run the demo from it"
 	@echo "make zoo    the whole model zoo (slow)"
 	@echo "make bench  speed of the analysis, beside Torch-Pruning (installed only for it)"
 	@echo "make docs   the documentation as a site, in site/; make notebooks runs the tutorial as notebooks"
@@ -38,6 +39,18 @@ format: .venv/.ready
 
 test: lint
 	.venv/bin/pytest -n 2 -m "not slow and not gpu"
+
+# The wheel in an environment of its own, without the network; torch and the like are those of .venv. build/ stays.
+.PHONY: wheel-test
+wheel-test: .venv/.ready
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(PY) -m hatchling build -d build/wheel/dist
+	$(PY) -m venv build/wheel/venv
+	$(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> $$(build/wheel/venv/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/heavy.pth
+	build/wheel/venv/bin/pip install --quiet --no-index --no-deps build/wheel/dist/*.whl
+	cd build/wheel && venv/bin/prunus --version && venv/bin/prunus run --list && venv/bin/prunus demo --quick --out demo-out
+	cd build/wheel && venv/bin/python -c "import prunus; assert '/wheel/venv/' in prunus.__file__, prunus.__file__"
 
 zoo: .bench-peers/torch_pruning
 	$(PY) -m benchmarks.zoo.timm_names timm-names.jsonl

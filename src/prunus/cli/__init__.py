@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -26,6 +27,25 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from prunus import __version__
+
+        typer.echo(f"prunus {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which this is.")] = (
+        False
+    ),
+) -> None:
+    """What comes before a command."""
+
+
 for command in (inspect, profile, masks, sensitivity, prune, extract, export, bench, report, run, demo):
     app.command()(command)
 
