@@ -510,7 +510,6 @@ add(
     n(5, 3),
     known=ROWS,
 )
-add("one_hot", i(4, 3, 5), 4)
 BY_VALUE = ("frozen", "how many come out depends on the values")
 add("nonzero", b(4, 5))
 add("masked_select", n(4, 5), b(4, 5), known=BY_VALUE)

@@ -31,6 +31,8 @@ class Case:
         left: the part of the parameters that may be left when every free atom is halved; 0.6 unless a reason is given.
         why: the reason for a larger ``left``, in words that a reader of docs/coverage.md understands.
         refused: the model can't be cut and prunus must say so; a part of the message that it must give.
+        routers: shell patterns of the weights of routers, which choose experts by the largest of their outputs: for an
+            expert that went, the reference's output is minus infinity, so that it is never chosen.
         by_proof: why zeroed parameters are no reference for this model (its code takes a mean, a softmax or a norm over
             what is cut, outside a normalization layer); :func:`prunus.prove` judges it instead.
         sample: part of `make test`.
@@ -43,6 +45,7 @@ class Case:
     why: str = ""
     refused: str = ""
     by_proof: str = ""
+    routers: tuple[str, ...] = ()
     sample: bool = False
 
     def make(self) -> Example:

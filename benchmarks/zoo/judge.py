@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 import prunus
 from benchmarks.zoo.case import Case, Example, cast, cast_model
 from benchmarks.zoo.contenders import CONTENDERS
-from benchmarks.zoo.values import NotFoundError, difference, find_kept, make_distinct, reference, run
+from benchmarks.zoo.values import NotFoundError, Unroutable, difference, find_kept, make_distinct, reference, run
 
 TOLERANCE = 1e-9
 TELLING = 1e-6  # a cut that moves the outputs by less says nothing: an error in it would be as small
@@ -80,8 +80,10 @@ def check(case: Case, contender: str = "prunus", onnx: bool = False) -> Outcome:
     left = after / before
     why = (case.why or why) if left > 0.6 else ""
     try:
-        judged = _proven if case.by_proof and contender == "prunus" else _error
-        error, remark = judged(original, small.eval(), example), ""
+        if case.by_proof and contender == "prunus":
+            error, remark = _proven(original, small.eval(), example), ""
+        else:
+            error, remark = _error(original, small.eval(), example, case.routers), ""
         if left < 1 and _moved(original, small, example) < TELLING:
             error, remark = float("inf"), "the outputs hardly depend on what was cut: nothing is shown"
     except NotFoundError as problem:
@@ -102,9 +104,11 @@ def _in(example: Example, dtype: torch.dtype) -> Example:
     return Example(model.train().eval(), args, kwargs)  # some keep caches till train()
 
 
-def _error(original: nn.Module, small: nn.Module, example: Example) -> float:
-    masked = reference(original, small, find_kept(original, small))
-    expected = run(masked, example.args, example.kwargs)
+def _error(original: nn.Module, small: nn.Module, example: Example, routers: tuple[str, ...]) -> float:
+    kept = find_kept(original, small)
+    masked = reference(original, small, kept)
+    with Unroutable(masked, kept, routers):
+        expected = run(masked, example.args, example.kwargs)
     return difference(expected, run(small, example.args, example.kwargs))
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from prunus.prove import DoubleMode
@@ -148,6 +150,31 @@ def _without_zeros(x: Tensor) -> tuple[list[int], Tensor]:
         if not live.all() and live.any():
             return [d], live.nonzero().flatten()
     return [], torch.arange(0)
+
+
+class Unroutable(TorchFunctionMode):
+    """Within, what a router gives for the rows of its weight that went is minus infinity: they are never chosen.
+
+    A router is a linear layer whose weight ``routers`` names by a pattern; a copy of the weight is known by its values.
+    """
+
+    def __init__(self, masked: nn.Module, kept: Kept, routers: tuple[str, ...]) -> None:
+        super().__init__()
+        self.gone: list[tuple[Tensor, Tensor]] = []
+        for name, p in masked.named_parameters():
+            stay = kept[name][0] if name in kept and any(fnmatch(name, pattern) for pattern in routers) else None
+            if stay is not None and len(stay) < len(p):
+                rows = torch.ones(len(p), dtype=torch.bool).index_fill_(0, stay, False)
+                self.gone.append((p.detach(), rows.nonzero().flatten()))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") == "linear":
+            weight = args[1] if len(args) > 1 else (kwargs or {})["weight"]
+            for router, rows in self.gone:
+                if weight.shape == router.shape and torch.equal(weight.to(router.dtype), router):
+                    return result.index_fill(-1, rows, float("-inf"))
+        return result
 
 
 def difference(expected: Any, found: Any) -> float:

@@ -71,7 +71,7 @@ class Limits:
         most = each(graph, groups, self.max_keep, "max_keep")
         steps = _steps(graph, each(graph, groups, self.round_to, "round_to"))
         for group in groups:
-            low = _number(least.get(group.atom, 1), group, "min_keep")
+            low = max(_number(least.get(group.atom, 1), group, "min_keep"), graph.at_least(group.atom))
             high = _number(most.get(group.atom, group.size), group, "max_keep")
             if low > high:
                 raise InputError(f"group {group.name!r} is to keep at least {low} and at most {high} indices.")

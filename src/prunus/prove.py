@@ -166,6 +166,7 @@ class _Learned:
     statistics: tuple[Axis, ...]
     sizes: tuple[tuple[str, int | None, Axis], ...]
     strides: tuple[tuple[int, ...], ...]
+    positions: tuple[Axis | None, ...] = ()
 
 
 def _learn(model: nn.Module, plan: Plan, inputs: Any, choices: Choices) -> tuple[list[_Learned], dict[Atom, Keep]]:
@@ -186,6 +187,7 @@ def _learn(model: nn.Module, plan: Plan, inputs: Any, choices: Choices) -> tuple
             outputs=tuple(tuple(space.resolve(a) for a in each) for each in call.outputs),
             statistics=tuple(space.resolve(a) for a in call.statistics),
             sizes=tuple((name, at, space.resolve(a)) for name, at, a in call.sizes),
+            positions=tuple(a and space.resolve(a) for a in call.positions),
         )
     return mode.learned, keep_of_atoms(resolved, plan)
 
@@ -201,7 +203,8 @@ class _LearnMode(AxisMode):
         outputs = tuple(self.axes_of(t) for t in call.outputs)
         statistics, sizes = tuple(call.statistics), tuple(call.sizes)
         strides = tuple(t.stride() for t in call.outputs)
-        self.learned.append(_Learned(call.name, inputs, outputs, statistics, sizes, strides))
+        positions = tuple(call.positions.get(i) for i in range(len(call.outputs)))
+        self.learned.append(_Learned(call.name, inputs, outputs, statistics, sizes, strides, positions))
 
 
 def keep_of_atoms(tensors: Mapping[str, Axes], plan: Plan) -> dict[Atom, Keep]:
@@ -305,6 +308,7 @@ class _MaskMode(Precise):
             _set_size(func, small, named, name, at, count(axis, self.counts))
         result = in_double(func, small, named)
         leaves, spec = pytree.tree_flatten(result)
+        leaves = [self._renumbered(t, axis) for t, axis in zip(leaves, call.positions, strict=True)]
         full = [self._spread(t, axes) for t, axes in zip(leaves, call.outputs, strict=True)]
         result = pytree.tree_unflatten([_laid_out(t, s) for t, s in zip(full, call.strides, strict=True)], spec)
         return args[0].copy_(result) if _writes_first(func) and isinstance(result, Tensor) else result
@@ -318,6 +322,12 @@ class _MaskMode(Precise):
             if self._is_cut(axis):
                 value = value.index_select(d, torch.from_numpy(np.flatnonzero(keep_vector(axis, self.keep))))
         return value
+
+    def _renumbered(self, chosen: Tensor, axis: Axis | None) -> Tensor:
+        """Positions among the kept, as positions in the whole of ``axis``."""
+        if axis is None or not self._is_cut(axis):
+            return chosen
+        return torch.from_numpy(np.flatnonzero(keep_vector(axis, self.keep)))[chosen]
 
     def _spread(self, tensor: Tensor, axes: Axes) -> Tensor:
         for d, axis in enumerate(axes):

@@ -10,6 +10,7 @@ from benchmarks.zoo.handmade import (
     attention_variants,
     channels,
     einops_models,
+    experts,
     frozen,
     inputs,
     operators,
@@ -21,7 +22,7 @@ from benchmarks.zoo.handmade import (
 
 THEMES = (
     *(recurrent, transformer, attention, attention_variants, weights, states, channels, operators, einops_models),
-    *(inputs, frozen),
+    *(inputs, frozen, experts),
 )
 
 

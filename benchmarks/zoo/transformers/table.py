@@ -26,6 +26,7 @@ TEXT = {
     "max_position_embeddings": 64,
 }
 GROUPED = {**TEXT, "num_key_value_heads": 2}
+ROUTERS = ("*.gate.weight", "*.gate.wg.weight", "*.router.weight", "*.router.layer.weight")
 VISION = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 80}
 
 
@@ -52,7 +53,8 @@ def arch(
                 each.use_cache = False
         return Example(made(config), (), inputs())
 
-    return Case("transformers", name or _name(model), build, left=left, why=why, by_proof=by_proof, sample=sample)
+    told = {"left": left, "why": why, "by_proof": by_proof, "sample": sample, "routers": ROUTERS}
+    return Case("transformers", name or _name(model), build, **told)
 
 
 def _name(model: str) -> str:

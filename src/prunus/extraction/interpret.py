@@ -65,6 +65,7 @@ def interpret(model: nn.Module, inputs: list[Inputs], twins: bool = False) -> In
 
     with DoubleMode():
         graph = trace_for_real(model, inputs, watch)
+    graph.freeze(graph.least, "is chosen of by value, and what is zero may be chosen too")
     _freeze_training_only(graph, {name for watcher in watchers for name in watcher.mode.reached})
     sinks = [sink for watcher in watchers for sink in watcher.sinks]
     for sink in sinks:

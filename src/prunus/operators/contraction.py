@@ -65,12 +65,17 @@ def trilinear(call: Call) -> Axes:
 @row("_grouped_mm")
 def grouped_mm(call: Call) -> Axes:
     """One product per group, as experts have them: ``offs`` says where each group ends along the rows of the first
-    matrix, along the columns of the second, or along what is contracted. The groups and what they divide are frozen.
+    matrix, along the columns of the second, or along what is contracted. What they divide is frozen. A group whose
+    matrix goes must have no rows: groups of rows can be cut, others are frozen.
     """
     a, b, ends = call.axes_of(call.args[0]), call.axes_of(call.args[1]), call.maybe_axes("offs") or ()
     call.unify(a[-1], b[-2])
     experts = (*a[:-2], *b[:-2], *ends)[:1]
     divided = (a[-1] if len(b) == 2 else a[-2],) if len(a) == 2 else (b[-1],) if len(b) == 2 else ()
+    if len(a) == 2 and len(b) == 3 and ends:
+        call.reduces(call.space.unify_all([b[0], ends[0]]))
+        call.freeze(a[0], "rows of _grouped_mm()")
+        return (a[0], b[2])
     for axis in (*a[:-2], *b[:-2], *ends, *divided):
         call.freeze(axis, "groups of _grouped_mm()")
     rows, columns = a[-2:-1], b[-1:]

@@ -1,4 +1,4 @@
-"""Look-ups by index: what the indices range over is frozen, everything else passes.
+"""Look-ups by index: what the indices range over is frozen, unless they were chosen along it; everything else passes.
 
 None preserves zeros: an index that is zeroed still looks something up.
 """
@@ -15,7 +15,7 @@ from prunus.operators.table import Call, Outputs, broadcast, row
 @row("embedding", preserves_zero=False)
 def embedding(call: Call) -> Axes:
     weight = call.axes("weight")
-    call.freeze(weight[0], "rows looked up by embedding()")
+    call.looks_up(call.arg("indices"), weight[0], "rows looked up by embedding()")
     return (*call.axes("indices"), weight[1])
 
 
@@ -80,8 +80,9 @@ def _freeze_all(call: Call, reason: str) -> None:
 
 def _place(call: Call, axes: Axes, given: list[Tensor | None]) -> Axes:
     indexed = [d for d, t in enumerate(given) if t is not None]
-    for d in indexed:
-        call.freeze(axes[d], "looked up by index along it")
+    for d, index in enumerate(given):
+        if index is not None:
+            call.looks_up(index, axes[d], "looked up by index along it")
     result = broadcast(call, [call.axes_of(t) for t in given if t is not None])
     rest = [axis for d, axis in enumerate(axes) if d not in indexed]
     adjacent = indexed == list(range(indexed[0], indexed[-1] + 1))
@@ -134,7 +135,7 @@ def _repeats(mask: Tensor, axes: Axes, source: Axes, back: int) -> bool:
 def index_select(call: Call) -> Axes:
     axes = call.first()
     dim = call.arg("dim") % len(axes)
-    call.freeze(axes[dim], "looked up by index_select() along it")
+    call.looks_up(call.arg("index"), axes[dim], "looked up by index_select() along it")
     chosen = call.axes("index")
     return (*axes[:dim], *(chosen or (UNIT,)), *axes[dim + 1 :])
 
@@ -150,7 +151,7 @@ def gather(call: Call) -> Axes:
 def _along(call: Call, axes: Axes, other: Axes, dim: int) -> Axes:
     for d, (mine, theirs) in enumerate(zip(axes, other, strict=True)):
         if d == dim:
-            call.freeze(mine, f"looked up by {call.name}() along it")
+            call.looks_up(call.arg("index"), mine, f"looked up by {call.name}() along it")
         elif mine.size == theirs.size:
             call.unify(mine, theirs)
         else:
@@ -235,11 +236,6 @@ def _written(call: Call, axes: Axes, given: list[Tensor | None]) -> Axes:
         call.freeze(axis, reason)
     broadcast(call, [rows, values[len(values) - min(len(values), len(rows)) :]])
     return axes
-
-
-@row("one_hot", preserves_zero=False)
-def one_hot(call: Call) -> Axes:
-    return (*call.first(), call.fresh(call.outputs[0].shape[-1], "classes of one_hot()"))
 
 
 @row("repeat_interleave", preserves_zero=False)

@@ -34,8 +34,11 @@ def statistic(call: Call) -> list[Axes]:
     if call.maybe_axes("other") is not None:  # max and min of two tensors
         return [broadcast(call, [call.first(), call.axes("other")])]
     chosen = _chosen(call)
-    if len(call.outputs) > 1 and call.name in ("max", "min", "median", "nanmedian"):
+    if len(call.outputs) > 1 and call.name in ("median", "nanmedian"):
         _freeze_positions(call, chosen)  # the second output holds positions
+        return _reduced(call, chosen)
+    if len(call.outputs) > 1 and call.name in ("max", "min"):
+        _choose_one(call, chosen, 1)
         return _reduced(call, chosen)
     for d in chosen:
         call.reduces(call.first()[d])
@@ -44,8 +47,16 @@ def statistic(call: Call) -> list[Axes]:
 
 @row("argmax", "argmin", preserves_zero=False)
 def arg_extremum(call: Call) -> list[Axes]:
-    _freeze_positions(call, _chosen(call))
+    if call.arg("dim") is None:
+        _freeze_positions(call, _chosen(call))
+    else:
+        _choose_one(call, _chosen(call), 0)
     return _reduced(call, _chosen(call))
+
+
+def _choose_one(call: Call, chosen: list[int], output: int) -> None:
+    for d in chosen:
+        call.chooses(output, call.first()[d], 1)
 
 
 def _freeze_positions(call: Call, chosen: list[int]) -> None:
@@ -76,7 +87,19 @@ def cumulative_extremum(call: Call) -> list[Axes]:
     return [call.first()] * len(call.outputs)
 
 
-@row("sort", "argsort", "topk", "kthvalue", "mode", "msort", preserves_zero=False)
+@row("topk", preserves_zero=False)
+def topk(call: Call) -> list[Axes]:
+    """As many are chosen as before, of those that stay."""
+    axes = call.first()
+    if not axes:
+        return [(), ()]
+    dim = call.arg("dim") % len(axes)
+    call.chooses(1, axes[dim], call.outputs[0].shape[dim])
+    chosen = call.fresh(call.outputs[0].shape[dim], "chosen by topk()")
+    return [(*axes[:dim], chosen, *axes[dim + 1 :])] * 2
+
+
+@row("sort", "argsort", "kthvalue", "mode", "msort", preserves_zero=False)
 def order(call: Call) -> list[Axes]:
     """Positions along the dimension trade places by value."""
     axes = call.first()
@@ -94,7 +117,14 @@ def order(call: Call) -> list[Axes]:
 
 @row("histc", preserves_zero=False)
 def histogram(call: Call) -> list[Axes]:
-    """Counts of all values in bins: one that is zeroed would be counted too."""
+    """Counts of all values in bins: one that is zeroed would be counted too. Of chosen positions along an axis, a bin
+    for each counts how often it was chosen.
+    """
+    chosen, bins = call.positions_of(call.args[0]), call.arg("bins")
+    if chosen is not None and (bins, call.arg("min"), call.arg("max")) == (chosen.size, 0, chosen.size - 1):
+        call.followed.add(id(call.args[0]))
+        call.sized("bins", None, chosen)
+        return [(chosen,)]
     for axis in call.first():
         call.freeze(axis, "counted by histc()")
     return call.frozen_outputs("bins of histc()")

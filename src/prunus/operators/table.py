@@ -60,6 +60,10 @@ class Call:
         sizes: (argument name, position in it or None, axis): integers that are the size of an axis.
         strides: those of the first argument before the call, where the operator changes them in place.
         statistics: axes over which the operator takes statistics; after a cut they are taken over the kept indices.
+        positions_of: the axis along which the integers in a tensor are positions, or None: where an expert is chosen.
+        positions: the same for outputs, by their number.
+        followed: tensors of such integers that the rule has understood, by id.
+        least: axes with how many of their positions the operator asks for.
     """
 
     space: Space
@@ -71,6 +75,10 @@ class Call:
     strides: tuple[int, ...] | None = None
     sizes: list[tuple[str, int | None, Axis]] = field(default_factory=list)
     statistics: list[Axis] = field(default_factory=list)
+    positions_of: Callable[[Tensor], Axis | None] = lambda tensor: None
+    positions: dict[int, Axis] = field(default_factory=dict)
+    followed: set[int] = field(default_factory=set)
+    least: list[tuple[Axis, int]] = field(default_factory=list)
 
     def arg(self, name: str, default: Any = None) -> Any:
         """The argument called ``name`` in the operator's schema, or its default; ``default`` if there is none."""
@@ -109,6 +117,21 @@ class Call:
     def reduces(self, axis: Axis) -> None:
         """Declare that statistics are taken over ``axis``."""
         self.statistics.append(axis)
+
+    def chooses(self, output: int, axis: Axis, number: int) -> None:
+        """Declare that an output holds the positions along ``axis`` of ``number`` of its values."""
+        self.reduces(axis)
+        self.positions[output] = axis
+        self.least.append((axis, number))
+
+    def looks_up(self, index: Tensor, axis: Axis, reason: str) -> None:
+        """``index`` holds positions along ``axis``: those that an operator chose there, or else the axis is frozen."""
+        chosen = self.positions_of(index)
+        if chosen is None:
+            self.freeze(axis, reason)
+        else:
+            self.followed.add(id(index))
+            self.unify(axis, chosen)
 
     def unify(self, a: Axis, b: Axis) -> None:
         self.space.unify(a, b)

@@ -81,6 +81,14 @@ def _nothing_compiled() -> Iterator[None]:
         yield
 
 
+def _one_hot(func: Any, tensor: Tensor, num_classes: int = -1) -> Any:
+    """``one_hot()`` written with a scatter, whichever way the device has: it says which axis the classes are."""
+    if num_classes < 1:
+        return func(tensor, num_classes)
+    zeros = torch.zeros((*tensor.shape, num_classes), dtype=torch.long, device=tensor.device)
+    return zeros.scatter(-1, tensor.unsqueeze(-1), 1)
+
+
 class OpenMode(TorchFunctionMode):
     """Makes every torch function run as plain code, without fused fast paths, and sees each call."""
 
@@ -107,6 +115,9 @@ class OpenMode(TorchFunctionMode):
                 return _listed(args[0])
         if isinstance(func, HigherOrderOperator):
             func = plain_body(func)
+        if func is torch.nn.functional.one_hot:
+            with self:
+                return _one_hot(func, *args, **kwargs)
         if isinstance(func, types.FunctionType) and (not self._open or self._open[-1] is not func):
             self._open.append(func)
             try:
@@ -358,6 +369,18 @@ def _gridded(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Tensor) 
 def _left_torch(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Any) -> None:
     for axis in mode.axes.axes_of(args[0]):
         mode.axes.space.freeze(axis, "its values leave torch, as an array")
+    mode.axes.freeze_positions(args[0], "positions along it leave torch, as an array")
+
+
+@handles("histc")
+def _counted(mode: SizeMode, args: Any, kwargs: dict[str, Any], result: Tensor) -> None:
+    """A bin for each position along an axis, the last of which is one less than its size."""
+    given = [kwargs.get(k, args[i] if len(args) > i else 0) for i, k in enumerate(("bins", "min", "max"), 1)]
+    axis = mode.axes.axes_of(result)[0]
+    mode.require(given[0], axis, "is counted in bins")
+    mode.numbers(given[1:2])
+    if isinstance(given[2], int):
+        mode.ledger.require(expression(given[2]), Arithmetic("-", Count(axis), 1), "is counted up to")
 
 
 @handles("narrow")

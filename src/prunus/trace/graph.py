@@ -14,7 +14,7 @@ from prunus.axes import Atom, Axes, Axis, Product, Space, atoms
 from prunus.errors import InputError, suggest
 from prunus.operators import Work
 from prunus.running import Inputs
-from prunus.sizes import Equation, Sizes, solve
+from prunus.sizes import Count, Equation, Sizes, solve
 from prunus.trace.explaining import explain, state, summary
 from prunus.trace.modes import Record
 
@@ -76,6 +76,7 @@ class Graph:
         skeleton: the copy that was run, on the meta device unless ``real``.
         unsupported: operators without a row in the table, with the module that called them first.
         notes: what a reader should know of how the trace was made.
+        least: how many indices of an atom stay at least, where an operator (``topk``) chooses so many of them.
     """
 
     model: nn.Module
@@ -90,6 +91,7 @@ class Graph:
     real: bool
     unsupported: Mapping[str, str]
     notes: Sequence[str]
+    least: Mapping[Atom, int] = field(default_factory=dict)
     failures: set[Hashable] = field(default_factory=set)  # kinds of calls that have departed from a prediction
 
     @cached_property
@@ -118,6 +120,11 @@ class Graph:
         held = (axis for axes in self.tensors.values() for axis in axes)
         self.sizes = solve(self.space, self.equations, self.sizes.values, held)
         self.__dict__.pop("groups", None)
+
+    def at_least(self, atom: Atom) -> int:
+        """How many indices of ``atom`` must stay, for itself and for those whose count is its own."""
+        counts = [n for other, n in self.least.items() if _leader(other, self.sizes) is atom]
+        return max(counts, default=1)
 
     def group(self, name: str) -> Group:
         """The group of that name.
@@ -163,6 +170,15 @@ class Graph:
 
     def __str__(self) -> str:
         return summary(self)
+
+
+def _leader(atom: Atom, sizes: Sizes) -> Atom:
+    """The atom whose count is that of ``atom``: itself, or one that it follows."""
+    expr = sizes.followers.get(atom)
+    while isinstance(expr, Count) and isinstance(expr.axis, Atom):
+        atom = expr.axis
+        expr = sizes.followers.get(atom)
+    return atom
 
 
 def _name(members: Mapping[Member, None]) -> str:

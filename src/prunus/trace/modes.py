@@ -12,17 +12,27 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prunus.axes import Axes, Space
+from prunus.axes import Axes, Axis, Space
 from prunus.errors import InputError, PrunusError
 from prunus.operators import Call, Work, find, unsupported, work_of
 from prunus.trace.choices import Choices
 from prunus.trace.inference import infer
-from prunus.trace.standins import AXES, NAME, SEEN, SHADOW, SHADOW_LIMIT, meta_like, set_mark, shadow_of
+from prunus.trace.standins import AXES, NAME, POSITIONS, SEEN, SHADOW, SHADOW_LIMIT, meta_like, set_mark, shadow_of
 
 _FEW = 16
 _CONSTANT_FACTORIES = {
     *"arange zeros ones full eye linspace scalar_tensor tril_indices triu_indices lift_fresh".split(),
 }
+
+
+# Of one tensor the values come out as they are, in the first output or in all of them.
+_CARRIED = {
+    *"view reshape _unsafe_view expand permute transpose t unsqueeze squeeze select slice narrow clone".split(),
+    *"split split_with_sizes chunk unbind detach alias lift_fresh index index_select gather sort repeat".split(),
+    *"contiguous repeat_interleave unfold flip roll".split(),
+}
+_OF_FIRST = {"sort"}
+_SIZED_BY_BINS = {"aten::histc"}  # whose numbers are sizes: its row and the function mode look after them
 
 
 class RowError(PrunusError):
@@ -157,6 +167,8 @@ def _number_places(func: OpOverload) -> tuple[int, ...]:
 
 
 def _numbers(func: OpOverload, args: Any) -> tuple[float, ...]:
+    if func._schema.name in _SIZED_BY_BINS:
+        return ()
     given = (args[i] for i in _number_places(func) if i < len(args))
     return tuple(n for n in given if isinstance(n, int | float) and n == n)
 
@@ -201,6 +213,7 @@ class AxisMode(RunMode):
         self._constants: dict[int, tuple[Tensor, Axes]] = {}
         self.work: list[tuple[str, Work]] = []
         self.made: list[tuple[Axes, int]] = []
+        self.least: list[tuple[Axis, int, str]] = []
         self.on_call: Callable[[Call], None] | None = None
 
     def axes_of(self, tensor: Tensor) -> Axes:
@@ -217,7 +230,7 @@ class AxisMode(RunMode):
         return tuple(self.space.resolve(axis) for axis in axes)
 
     def learn(self, func: OpOverload, args: Any, kwargs: dict[str, Any], outputs: list[Tensor]) -> tuple[Any, ...]:
-        call = Call(self.space, func, args, kwargs, outputs, self.axes_of, self.strides)
+        call = Call(self.space, func, args, kwargs, outputs, self.axes_of, self.strides, positions_of=self.positions_of)
         for tensor in call.tensors():
             name = tensor.__dict__.get(NAME)
             if name is not None:
@@ -233,12 +246,45 @@ class AxisMode(RunMode):
         for out, axes in zip(outputs, per_output, strict=True):
             self._check(func, out, axes)
             set_mark(out, AXES, axes)
+        self._follow_positions(call)
         work = work_of(call, per_output)
         if work is not None:
             self.work.append((self.modules[-1], work))
         if self.on_call is not None:
             self.on_call(call)
         return tuple(per_output)
+
+    def positions_of(self, tensor: Tensor) -> Axis | None:
+        """The axis along which the integers in a tensor are positions that an operator chose; None if they are none."""
+        axis: Axis | None = tensor.__dict__.get(POSITIONS)
+        return None if axis is None else self.space.resolve(axis)
+
+    def _follow_positions(self, call: Call) -> None:
+        """Positions that were chosen along an axis go on as they are, are looked up, or are computed with: then the
+        axis can't be cut, for a position that is left would be another number.
+        """
+        for number, axis in call.positions.items():
+            set_mark(call.outputs[number], POSITIONS, axis)
+        self.least += [(axis, n, call.name) for axis, n in call.least]
+        for i, tensor in enumerate(call.tensors()):
+            along = self.positions_of(tensor)
+            if along is None or id(tensor) in call.followed:
+                continue
+            if i == 0 and self._carries(call):
+                for out in call.outputs[: 1 if call.name in _OF_FIRST else None]:
+                    set_mark(out, POSITIONS, along)
+            else:
+                self.freeze_positions(tensor, f"{call.name}() computes with positions along it")
+
+    def _carries(self, call: Call) -> bool:
+        to_number = call.name == "_to_copy" and call.arg("dtype") is not torch.bool
+        return call.name in _CARRIED or to_number
+
+    def freeze_positions(self, tensor: Tensor, reason: str) -> None:
+        """What the integers in a tensor are positions of can't be cut."""
+        axis = self.positions_of(tensor)
+        if axis is not None:
+            self.space.freeze(axis, reason)
 
     def note_made(self, tensor: Tensor) -> None:
         """A module made a tensor: remember its axes and the bytes of each value."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.axes import Axes, Space
+from prunus.axes import Atom, Axes, Space
 from prunus.caches import caches_forgotten
 from prunus.created import creations
 from prunus.errors import InputError, TraceError
@@ -108,6 +108,7 @@ class _Tracer:
             if self._unreached():
                 runs += self._try_training(inputs)
         self._freeze_unreached()
+        least = self._least()
         equations = list(self.ledger.equations.values())
         self.ledger.close()
         sizes = solve(self.space, equations, self.values, (a for axes in self.axes.values() for a in axes))
@@ -129,7 +130,19 @@ class _Tracer:
             real=self.real,
             unsupported=unsupported,
             notes=self.notes,
+            least=least,
         )
+
+    def _least(self) -> dict[Atom, int]:
+        """How many indices of an atom are asked for at least; what is chosen of several atoms together is frozen."""
+        found: dict[Atom, int] = {}
+        for axis, number, name in (each for mode in self.modes for each in mode.least):
+            resolved = self.space.resolve(axis)
+            if isinstance(resolved, Atom):
+                found[resolved] = max(found.get(resolved, 1), number)
+            else:
+                self.space.freeze(resolved, f"{name}() chooses of an axis of several parts")
+        return found
 
     def _run(self, inputs: Inputs, training: bool) -> Run:
         mode = AxisMode(self.space, self.real)
@@ -144,6 +157,7 @@ class _Tracer:
         for out in outputs_in(outputs):
             for axis in mode.axes_of(out):
                 self.space.freeze(axis, "a model output")
+            mode.freeze_positions(out, "positions along it are a model output")
         for state in dict.fromkeys(states_in(outputs)):
             self.notes.append(f"the {state} among the outputs is the model's own state, and is cut with it")
         return Run(inputs, training, mode.records, mode.choices.made, mode.work, mode.made)

@@ -18,6 +18,7 @@ from prunus.surgery import copy_model, named_tensors
 AXES = "_prunus_axes"
 SHADOW = "_prunus_shadow"
 NAME = "_prunus_name"
+POSITIONS = "_prunus_positions"  # the axis along which a tensor's integers are positions
 SEEN = "_prunus_seen"  # of the model, an input, or an operator's output
 SHADOW_LIMIT = 1 << 22
 
