@@ -267,3 +267,47 @@ def test_a_budget_on_the_command_line(tmp_path):
     told = counted(small, torch.zeros(1, 1, 28, 28))
     assert told["macs"] <= 99_984 and told["parameters"] <= 20_000
     assert isinstance(CliRunner().invoke(cli.app, [*arguments, "-b", "60%"]).exception, InputError)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_explain_tells_what_the_real_small_model_costs(name):
+    """Every total, and each group's own saving, against models that are really cut."""
+    make, args = MODELS[name]
+    torch.manual_seed(0)
+    model = make().eval()
+    plan = prunus.plan(model, args, ratio=0.5)
+    found = plan.how["explained"]
+    before = counted(model, args)
+    assert {u: pair[0] for u, pair in found["costs"].items()} == before
+    assert {u: pair[1] for u, pair in found["costs"].items()} == counted(plan.apply(model), args)
+    for group, (size, kept, saved) in list(found["groups"].items())[:4]:
+        alone = prunus.plan(model, args, ratio={group: (size - kept) / size})
+        after = counted(alone.apply(model), args)
+        assert saved == {unit: before[unit] - after[unit] for unit in UNITS}, group
+    text = plan.explain()
+    assert f"{before['macs']:,}" in text and "frozen because" in text
+    again = prunus.Plan.from_json(plan.to_json())
+    assert again.explain() == text
+
+
+def test_explain_tells_what_frozen_groups_hold():
+    """Of a network of two layers whose input and output stay, by hand."""
+    model = nn.Sequential(nn.Linear(4, 10, bias=False), nn.Linear(10, 3, bias=False), nn.Linear(3, 2, bias=False))
+    plan = prunus.plan(model, torch.randn(1, 4), ratio={"0": 0.5})
+    found = plan.how["explained"]
+    assert found["frozen"] == {"a model input": [1, 40, 40], "a model output": [1, 6, 6]}
+    assert found["fixed"] == [0, 0]
+    assert found["groups"] == {"0": [10, 5, {"parameters": 35, "macs": 35, "bytes": 140, "activation_memory": 20}]}
+    broken = prunus.Plan(plan.shapes, plan.kept, (), {"explained": {"costs": 3}})
+    with pytest.raises(PlanError, match="malformed"):
+        broken.explain()
+
+
+def test_a_dry_run_tells_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = CliRunner().invoke(cli.app, ["prune", "torchvision:resnet18", "--input", "1x3x32x32", "--dry-run"])
+    assert run.exit_code == 0, run.output
+    assert "activation memory" in run.output and "a model output" in run.output
+    assert list(tmp_path.iterdir()) == []
+    refused = CliRunner().invoke(cli.app, ["prune", "torchvision:resnet18", "--input", "1x3x32x32"])
+    assert refused.exit_code != 0 and "--dry-run" in refused.output + str(refused.exception)

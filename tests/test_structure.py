@@ -17,7 +17,7 @@ LAYERS = [
     {"running", "axes", "caches", "precision", "naming"},
     {"operators", "created"},
     {"sizes", "skip", "settings"},
-    {"foreign", "surgery", "spread"},
+    {"foreign", "surgery", "spread", "accounts"},
     {"trace"},
     {"plan", "residual"},
     {"counting", "layers", "contractions", "matching"},

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from prunus import documents, surgery
+from prunus import accounts, documents, surgery
 from prunus.errors import PlanError, suggest
 from prunus.foreign import NONE_FITS, guard
 from prunus.skip import Returns, check_returns
@@ -164,13 +164,22 @@ class Plan:
         return Plan(whole, {}, (), self.how, dropped=self.dropped), width
 
     def explain(self) -> str:
-        """A table for people: every tensor that shrinks, and every integer that follows."""
+        """For people, before anything is cut: what the plan saves, what goes, and what is frozen and holds how much.
+
+        Of a plan of :func:`prunus.plan`: each unit before and after; for each group what its cut alone saves (together
+        they save less than the sum, where one weight runs through two of them); for each reason why groups are frozen
+        the share of parameters and multiply-accumulates that runs through them. Then, of every plan, each tensor that
+        shrinks and each integer that follows.
+        """
         before = sum(math.prod(shape) for shape in self.shapes.values())
         after = sum(math.prod(self.shape_after(name)) for name in self.shapes if self.survives(name))
         lines = [
             f"{before:,} -> {after:,} values in parameters and buffers ({after / max(before, 1):.1%})",
             "",
         ]
+        for step in _steps(self.how):
+            if isinstance(step, Mapping) and isinstance(step.get("explained"), Mapping):
+                lines += [*accounts.told(step["explained"]), ""]
         lines += [f"{name}  removed as a whole" for name in self.dropped]
         width = max((len(name) for name in self.kept), default=0)
         for name in self.kept:

@@ -13,7 +13,7 @@ from torch import nn
 
 from prunus import surgery
 from prunus.axes import Atom, Keep, atoms, count, keep_vector
-from prunus.budget import Asked, Points, Request, confirmed, counts_within, latency_cost, read
+from prunus.budget import Asked, Points, Request, confirmed, counts_within, explained, latency_cost, read
 from prunus.errors import InputError, NothingToPrune, PlanError
 from prunus.fitting import fit, freeze_misfit
 from prunus.importance import Criterion, Importance, Loss, cross_entropy, name_of, score
@@ -133,15 +133,20 @@ class _Decision:
             if not holds(graph, result, counts):
                 continue
             if made is None:
-                return result
+                return _explained(graph, result, counts)
             result, wrong = fit(graph, made, result, counts)
             if wrong is None or not self.uniform:
-                return result
+                return _explained(graph, result, counts)
             freeze_misfit(graph, wrong, counts)
         raise PlanError(
             f"no plan was found in {_ATTEMPTS} attempts: {type(graph.model).__name__} keeps resisting. "
             "Print the graph and name the groups that fail in keep=[...]."
         )
+
+
+def _explained(graph: Graph, plan: Plan, counts: Mapping[Atom, int]) -> Plan:
+    """The plan with what it saves and what is frozen, for :meth:`Plan.explain`."""
+    return replace(plan, how={**plan.how, "explained": explained(graph, counts)})
 
 
 def _by_ratio(

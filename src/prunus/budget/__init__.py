@@ -3,6 +3,7 @@
 from prunus.budget.confirm import confirmed
 from prunus.budget.costs import UNITS, Cost, Costs
 from prunus.budget.decide import Points, Request, counts_within, feasibility, latency_cost
+from prunus.budget.explained import explained
 from prunus.budget.feasibility import Feasibility, Reach
 from prunus.budget.limits import Asked, Limit, read, show
 
@@ -18,6 +19,7 @@ __all__ = [
     "Request",
     "confirmed",
     "counts_within",
+    "explained",
     "feasibility",
     "latency_cost",
     "read",

@@ -62,16 +62,16 @@ def _exact(graph: Graph) -> dict[str, Polynomial]:
         return tuple(graph.space.resolve(axis) for axis in axes)
 
     run = graph.runs[0]
-    parameters = list(_parameters(graph))
+    own = list(parameters_of(graph))
     return {
-        "parameters": Polynomial([(1, axes) for axes, _ in parameters], is_free),
+        "parameters": Polynomial([(1, axes) for axes, _ in own], is_free),
         "macs": Polynomial([(1, now(axes)) for _, work in run.work for axes in work.products], is_free),
-        "bytes": Polynomial([(size, axes) for axes, size in parameters], is_free),
+        "bytes": Polynomial([(size, axes) for axes, size in own], is_free),
         "activation_memory": Polynomial([(size, now(axes)) for axes, size in run.made], is_free),
     }
 
 
-def _parameters(graph: Graph) -> Iterator[tuple[Axes, int]]:
+def parameters_of(graph: Graph) -> Iterator[tuple[Axes, int]]:
     """The axes of every parameter, tied ones once, and the bytes of each of its values."""
     seen: set[int] = set()
     for name, tensor in named_tensors(graph.model).items():

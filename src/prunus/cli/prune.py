@@ -17,7 +17,7 @@ from prunus.compensation.waves import METHODS
 def prune(
     model: Model,
     shapes: Inputs,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to save the small model to.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to save the small model to.")] = None,
     weights: Weights = None,
     ratio: Annotated[float | None, typer.Option(help="Part of every group to remove, in [0, 1); else 0.5.")] = None,
     budget: Budgets = None,
@@ -42,16 +42,23 @@ def prune(
     ] = None,
     round_to: Annotated[int | None, typer.Option(help="Round what is left up to a multiple of this.")] = None,
     onnx: Annotated[Path | None, typer.Option(help="Also export the small model to this ONNX file.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what would go, what it saves, and what is frozen.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that prunus saved before.")] = False,
     as_json: Json = False,
 ) -> None:
     """Cut a model, prove that it computes what its masked original does, and save it without pickle."""
     import prunus
 
+    if out is None and not dry_run:
+        raise prunus.InputError("say where the small model goes, --out FOLDER, or only look: --dry-run.")
     if compensation not in (*METHODS, "none"):
         raise prunus.InputError(f"--compensation is one of {', '.join(METHODS)} or none, not {compensation!r}.")
     with answering(as_json) as answer:
         dense, args, seen = build(model, weights), examples(shapes), batches(data)
+        if seen is not None and compensation == "refit" and importance in (None, "auto"):
+            dense = prunus.rotate(dense, seen, args).model
         plan = prunus.plan(
             dense,
             args,
@@ -64,6 +71,10 @@ def prune(
             round_to=round_to,
             data=seen,
         )
+        if dry_run or out is None:
+            typer.echo(plan.explain())
+            answer.value = {"how": plan.how}
+            return
         small = plan.apply(dense)
         proof = prunus.prove(dense, small, plan, args)
         if not proof.ok and not proof.vacuous:
