@@ -12,7 +12,7 @@ from torch import nn
 
 import prunus
 from benchmarks.zoo.case import randomize
-from prunus.contractions import Contraction, Fit, Moments, Watch
+from prunus.contractions import Contraction, Fit, Moments, Watch, relevant_rows
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -239,3 +239,38 @@ def test_what_is_not_mended_is_told() -> None:
     assert "mix.weight_hh_l0: it is no weight of a linear map" in str(result)
     plain = plan.apply(model)
     assert (small(ids) - model(ids)).square().mean() < (plain(ids) - model(ids)).square().mean()
+
+
+class Padded(nn.Module):
+    """Tokens and a mask; what the mask hides is nothing to the mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 12)
+        self.up, self.down = nn.Linear(12, 32), nn.Linear(32, 12)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids)
+        x = x + self.down(self.up(x).relu())
+        return (x * mask[..., None]).sum(1)
+
+
+def test_rows_that_a_mask_hides_dont_count_and_a_stream_is_made_up_for() -> None:
+    torch.manual_seed(0)
+    model = Padded().eval()
+    ids, mask = torch.randint(0, 20, (40, 8)), (torch.arange(8) < 5).long().expand(40, 8).contiguous()
+    rows = relevant_rows(model, (ids, mask), {})
+    expected = mask.flatten().nonzero().flatten()
+    assert torch.equal(rows["down.weight"][0], expected) and torch.equal(rows["up.weight"][0], expected)
+    plan = prunus.plan(model, (ids[:2], mask[:2]), ratio={"up": 0.5})
+    small = plan.apply(model)
+    with torch.no_grad():
+        small.embed.weight[:, 0] += 1.0  # the stream has lost something before the layer
+        result = prunus.compensate(model, small, plan, [(ids, mask)], (ids[:2], mask[:2]), ridge=1e-12)
+        assert result.layers[-1].rows == 40 * 5
+        x = small.embed(ids).flatten(0, 1)[expected].double()
+        h = torch.relu(x.float() @ small.up.weight.T + small.up.bias).double()
+        x_dense = model.embed(ids).flatten(0, 1)[expected]
+        wanted = (x_dense + model.down(model.up(x_dense).relu())).double()
+        best = fitted(h, wanted - x) + x
+        torch.testing.assert_close(small.down(h.float()).double() + x, best, rtol=1e-3, atol=1e-4)

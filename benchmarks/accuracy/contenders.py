@@ -48,16 +48,19 @@ def ours(importance: str | None, *, refit: bool, solver: bool = False) -> Conten
     """As `prunus.prune` does it, scored once: the ratio is searched for, or the budget's solver shares it out."""
 
     def make(task: Task, part: float) -> nn.Module:
-        graph = prunus.trace(task.model, task.example)
+        graph, model = prunus.trace(task.model, task.example), task.model
+        if refit and importance is None:
+            turned = prunus.rotate(graph, task.data)
+            graph, model = turned.graph, turned.model
         name = importance or ("auto" if refit else "l2")
         found = score(graph, name, task.data, task.loss)
         known = prunus.Importance(lambda context: {g: found[g.atom] for g in context.graph.free if g.atom in found})
         if solver:
-            small = prunus.plan(graph, budget={"macs": f"{part:.0%}"}, importance=known).apply(task.model)
+            small = prunus.plan(graph, budget={"macs": f"{part:.0%}"}, importance=known).apply(model)
         else:
-            small = with_macs(lambda r: prunus.plan(graph, ratio=r, importance=known).apply(task.model), task, part)
+            small = with_macs(lambda r: prunus.plan(graph, ratio=r, importance=known).apply(model), task, part)
         if refit:
-            prunus.compensate(task.model, small, small.prunus_plan, task.data, task.example)
+            prunus.compensate(model, small, small.prunus_plan, task.data, task.example)
         return small
 
     return make

@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from prunus.budget import Feasibility, feasibility
-from prunus.compensation import Compensation, compensate, recalibrate
+from prunus.compensation import Compensation, Rotation, compensate, recalibrate, rotate
 from prunus.depth import drop_blocks
 from prunus.errors import InputError, NothingToPrune, PlanError, PrunusError, SaveError, TraceError
 from prunus.extraction import Extraction, extract
@@ -85,6 +85,7 @@ __all__ = [
     "PruningTable",
     "PrunusError",
     "Roofline",
+    "Rotation",
     "Runtime",
     "SaveError",
     "Saved",
@@ -112,6 +113,7 @@ __all__ = [
     "quantize_torch",
     "recalibrate",
     "roofline",
+    "rotate",
     "save",
     "save_program",
     "save_sparse",

@@ -23,8 +23,8 @@ def told(explained: Mapping[str, Any]) -> list[str]:
     """
     try:
         costs = explained["costs"]
-        groups = [_group(name, *row, costs) for name, row in explained["groups"].items()]
-        frozen = [_reason(reason, *row, costs) for reason, row in explained["frozen"].items()]
+        groups = [_group(name, row, costs) for name, row in explained["groups"].items()]
+        frozen = [_reason(reason, row, costs) for reason, row in explained["frozen"].items()]
         units = [_unit(unit, *pair) for unit, pair in costs.items()]
         fixed = " and ".join(
             f"{_share(n, costs[unit][0])} of the {_TITLES[unit]}"
@@ -45,11 +45,13 @@ def _unit(unit: str, before: int, after: int) -> tuple[str, ...]:
     return _TITLES[unit], f"{before:,}", f"{after:,}", _share(after, before)
 
 
-def _group(name: str, size: int, kept: int, saved: Mapping[str, int], costs: Mapping[str, Any]) -> tuple[str, ...]:
+def _group(name: str, row: Sequence[Any], costs: Mapping[str, Any]) -> tuple[str, ...]:
+    size, kept, saved = row
     return name, f"{size:,}", f"{kept:,}", *(_share(saved[unit], costs[unit][0]) for unit in costs)
 
 
-def _reason(reason: str, groups: int, parameters: int, macs: int, costs: Mapping[str, Any]) -> tuple[str, ...]:
+def _reason(reason: str, row: Sequence[Any], costs: Mapping[str, Any]) -> tuple[str, ...]:
+    groups, parameters, macs = row
     shares = (_share(n, costs[unit][0]) for unit, n in (("parameters", parameters), ("macs", macs)))
     return reason, f"{groups:,}", *shares
 

@@ -9,12 +9,13 @@ from typing import Any
 from torch import nn
 
 from prunus.budget import Asked, Points
-from prunus.compensation import compensate
+from prunus.compensation import compensate, rotate
 from prunus.errors import InputError, PlanError
 from prunus.importance import Criterion, Importance, Loss, cross_entropy
 from prunus.limits import Least, Multiple
 from prunus.planning import plan
 from prunus.prove import prove
+from prunus.trace import trace
 
 
 def prune(
@@ -46,7 +47,8 @@ def prune(
     Args:
         data: batches of the model's inputs, a ``DataLoader`` or a list; 1,000 to 2,000 examples are plenty. With them
             what goes is chosen by what the rest can't make up for, and the small model is mended after its proof,
-            without training: see :func:`prunus.compensate`.
+            without training: see :func:`prunus.compensate`. Where linear maps alone meet, as in attention, what goes is
+            first made to matter least: see :func:`prunus.rotate`; the plan's indices then count the turned axes.
         compensation: how it is mended: ``"refit"``, ``"scale"``, ``"bias"``, or None.
 
     Raises:
@@ -58,10 +60,12 @@ def prune(
     """
     if data is not None and any(p.is_meta for p in model.parameters()):
         raise InputError("a model on the meta device has no values to mend: load its weights first, or give no data.")
+    graph = trace(model, args, kwargs)
+    if data is not None and compensation == "refit" and importance in (None, "auto"):
+        found = rotate(graph, data)
+        model, graph = found.model, found.graph
     made = plan(
-        model,
-        args,
-        kwargs,
+        graph,
         ratio=ratio,
         budget=budget,
         curves=curves,

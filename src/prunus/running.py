@@ -260,6 +260,20 @@ class Batches:
 
 
 @contextmanager
+def differentiable(weights: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Within: gradients are on, and the parameters require them."""
+    before = [(weight, weight.requires_grad) for weight in weights]
+    with torch.enable_grad():
+        try:
+            for weight, _ in before:
+                weight.requires_grad_(True)
+            yield
+        finally:
+            for weight, required in before:
+                weight.requires_grad_(required)
+
+
+@contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Within: eval mode, no gradients, a forked random state. Afterwards modes and random state are as before, and so
     is what ``forward`` changed of the model itself (see :func:`prunus.state.untouched`).

@@ -15,7 +15,7 @@ from prunus.blockwise.passing import Progress, before_blocks, examples_in, walk,
 from prunus.blockwise.stream import Stream, find_row
 from prunus.blockwise.writing import writing
 from prunus.compensation import Compensation, Mended
-from prunus.compensation.waves import METHODS, Wave
+from prunus.compensation.waves import METHODS, Wave, stream_writers
 from prunus.errors import InputError, PlanError, suggest
 from prunus.foreign import NONE_FITS
 from prunus.plan import Plan
@@ -28,7 +28,7 @@ def cut(
     data: Iterable[Any],
     *,
     method: str = "refit",
-    ridge: float = 1e-4,
+    ridge: float | None = None,
     rows: int = 4096,
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
@@ -92,7 +92,7 @@ def _small(large: LargeModel, plan: Plan) -> LargeModel:
 
 
 def _mend(
-    dense: Stream, small: Stream, at: int, plan: Plan, how: tuple[str, float, int], skipped: dict[str, str]
+    dense: Stream, small: Stream, at: int, plan: Plan, how: tuple[str, float | None, int], skipped: dict[str, str]
 ) -> list[Mended]:
     """Solve the layers of block ``at`` in turn; those that share their input, in one pass."""
     path = small.row.names[at]
@@ -100,8 +100,9 @@ def _mend(
     kept = {name.removeprefix(f"{path}."): cut for name, cut in plan.kept.items() if name.startswith(f"{path}.")}
     found: list[Mended] = []
     odd: dict[str, str] = {}
+    residual = stream_writers(blocks[0], blocks[1], next(iter(dense.each(at))), next(iter(small.each(at))))
     for stage in stages(small, at, ()):
-        wave = Wave(blocks[0], blocks[1], kept, stage.layers, how[2])
+        wave = Wave(blocks[0], blocks[1], kept, stage.layers, how[2], residual.intersection(stage.layers))
         for example, of_small in zip(dense.each(at), small.each(at), strict=True):
             wave.take(example, of_small)
         found += wave.solve(how[0], how[1], odd)

@@ -2,6 +2,7 @@
 
 from prunus.compensation.mending import Compensation, compensate
 from prunus.compensation.normalization import recalibrate
+from prunus.compensation.rotation import Rotation, rotate
 from prunus.compensation.waves import Mended
 
-__all__ = ["Compensation", "Mended", "compensate", "recalibrate"]
+__all__ = ["Compensation", "Mended", "Rotation", "compensate", "recalibrate", "rotate"]

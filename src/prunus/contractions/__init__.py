@@ -2,6 +2,17 @@
 
 from prunus.contractions.calls import Contraction, positions
 from prunus.contractions.moments import Fit, Moments
+from prunus.contractions.relevance import Rows, may_be_padded, relevant_rows
 from prunus.contractions.watch import Watch, names
 
-__all__ = ["Contraction", "Fit", "Moments", "Watch", "names", "positions"]
+__all__ = [
+    "Contraction",
+    "Fit",
+    "Moments",
+    "Rows",
+    "Watch",
+    "may_be_padded",
+    "names",
+    "positions",
+    "relevant_rows",
+]

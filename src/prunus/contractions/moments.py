@@ -36,6 +36,17 @@ class Moments:
         self.xy = self.xy.to(x.device) + x.mT @ y
         self.yy = self.yy.to(x.device) + y.square().sum(1)
 
+    def __add__(self, other: Moments) -> Moments:
+        """Those of both."""
+        found = Moments()
+        for part in (self, other):
+            if part.n:
+                found.n += part.n
+                for name in ("x", "y", "xx", "xy", "yy"):
+                    more = getattr(part, name)
+                    setattr(found, name, getattr(found, name).to(more.device) + more)
+        return found
+
     def refit(self, old: Fit, ridge: float) -> Fit:
         """Least squares, drawn towards the old weights by ``ridge`` times the mean of the Gram matrix's diagonal.
 

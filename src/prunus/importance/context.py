@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
@@ -17,7 +16,7 @@ from torch.utils import _pytree as pytree
 from prunus.axes import Atom, atoms, places
 from prunus.contractions import Contraction, Watch, names
 from prunus.errors import InputError
-from prunus.running import Batches, call
+from prunus.running import Batches, call, differentiable
 from prunus.surgery import named_tensors
 from prunus.trace import Graph, Group, Member
 
@@ -207,17 +206,3 @@ class Context:
 
 def _example(i: int, tensor: Tensor) -> Tensor:
     return tensor[i : i + 1] if tensor.dim() else tensor
-
-
-@contextmanager
-def differentiable(weights: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Within: gradients are on, and the parameters require them."""
-    before = [(weight, weight.requires_grad) for weight in weights]
-    with torch.enable_grad():
-        try:
-            for weight, _ in before:
-                weight.requires_grad_(True)
-            yield
-        finally:
-            for weight, required in before:
-                weight.requires_grad_(required)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from prunus.contractions import Contraction, Moments
+from prunus.contractions import Contraction, Moments, Watch, names
 from prunus.importance.context import Context, Found, Place
+from prunus.running import call
 from prunus.trace import Group, Member
 
 ROWS, STEPS, RIDGE = 4096, 64, 1e-3
@@ -159,16 +161,44 @@ def obs(context: Context) -> Found:
 
 
 def auto(context: Context) -> Found:
-    """:func:`obs`; for groups that no linear map reads, such as queries with keys, the share in the squared weights.
+    """:func:`obs`; for groups that no linear map reads, the share in what they carry.
 
-    The share, too, is a relative error, that of weights which nothing makes up for.
+    Where two linear maps write the group, and their outputs meet in a product, as queries and keys do, that is the
+    product of both variances; for others it is that in the squared weights. These shares, too, are relative errors, of
+    what nothing makes up for.
     """
     found: dict[Place, Tensor] = dict(obs(context))
-    for group in context.graph.free:
-        if group not in found and any(True for _ in context.members(group)):
-            squares = context.rows(group).square().sum(1)
-            found[group] = squares / squares.sum().clamp(min=1e-300)
+    silent = [g for g in context.graph.free if g not in found and any(True for _ in context.members(g))]
+    spread = _variances(context, silent) if silent else {}
+    for group in silent:
+        both = [spread[m] for m in context.members(group) if m in spread]
+        carried = (both[0] * both[1]).sum(1) if len(both) == 2 and both[0].shape == both[1].shape else None
+        if carried is None or not carried.any():
+            carried = context.rows(group).square().sum(1)
+        found[group] = carried / carried.sum().clamp(min=1e-300)
     return found
+
+
+def _variances(context: Context, groups: Collection[Group]) -> dict[Member, Tensor]:
+    """``[size, n]``: of the outputs that go through each index, for the linear maps that write the groups."""
+    wanted = {member: group for group in groups for member in context.members(group)}
+    sums: dict[Member, list[Any]] = {}
+
+    def see(name: str, call_: Contraction, output: Tensor) -> None:
+        member = Member(name, call_.out_dim)
+        if member in wanted and call_.channel == -1:
+            rows = output.detach().flatten(0, -2).double()
+            mine = sums.setdefault(member, [0, 0.0, 0.0])
+            for i, more in enumerate((len(rows), rows.sum(0), rows.square().sum(0))):
+                mine[i] = mine[i] + more
+
+    for args, kwargs in context.inputs():
+        with Watch(names(context.model), see):
+            call(context.model, args, kwargs)
+    return {
+        member: (squares / n - (total / n).square()).cpu()[context.places(member, wanted[member].atom)]
+        for member, (n, total, squares) in sums.items()
+    }
 
 
 class _Elimination:
