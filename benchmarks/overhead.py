@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
@@ -40,6 +41,9 @@ def hooks(example: Tensor) -> dict[str, Callable[[nn.Module, torch.optim.Optimiz
     def sparse(model: nn.Module) -> prunus.Sparsifier:
         return prunus.Sparsifier(model).prune(0.5, "random")
 
+    def fours(model: nn.Module) -> prunus.Sparsifier:
+        return prunus.Sparsifier(model, skip=["conv1"])  # of three channels
+
     def graph(model: nn.Module) -> Any:
         return prunus.trace(model, example)
 
@@ -56,6 +60,8 @@ def hooks(example: Tensor) -> dict[str, Callable[[nn.Module, torch.optim.Optimiz
         "RigL between moves": lambda model, _: masks.RigL(sparse(model), every=FAR, end=FAR),
         "SET between moves": lambda model, _: masks.SET(sparse(model), every=FAR),
         "Movement between prunings": lambda model, _: masks.Movement(sparse(model), 0.9, begin=FAR, end=FAR),
+        "Movement, soft": lambda model, _: masks.Movement(prunus.Sparsifier(model), threshold=0.45, penalty=0.1),
+        "SR-STE": lambda model, _: masks.SRSTE(fours(model)),
         "SoftFilter": lambda model, _: masks.SoftFilter(prunus.Sparsifier(model), 0.5),
         "EMA": lambda model, _: EMA(model),
     }
@@ -115,6 +121,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", default="*", help="a shell pattern of names")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     inputs = torch.randn(options.batch, 3, 224, 224, device=options.device)
@@ -123,6 +130,8 @@ def main() -> None:
     step = step_time(model, optimizer, inputs, options.steps, options.device)
     rows = []
     for name, make in hooks(inputs[:1]).items():
+        if not fnmatch(name, options.only):
+            continue
         added = hook_time(make(model, optimizer), options.steps, options.device)
         rows.append((name, f"{added * 1000:.1f} ms", f"{added / step:.1%}"))
         print(*rows[-1], sep="  ", flush=True)

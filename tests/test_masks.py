@@ -12,6 +12,7 @@ import prunus
 from prunus import masks
 from prunus.demo.lenet import LeNet
 from prunus.errors import InputError, NothingToPrune
+from prunus.masks.bits import zero_outside
 from prunus.masks.criteria import Task
 from prunus.masks.units import parse
 
@@ -329,3 +330,23 @@ def test_row_scope_equals_a_loop():
         assert int((~mask).sum()) == round(0.4 * 27)
     lost, kept = (layer.weight.detach().abs().flatten(1).masked_fill(m, 0) for m in (found, ~found))
     assert not lost.any() and int((kept > 0).sum()) == 5 * 16
+
+
+@pytest.mark.parametrize("levels", [3, 10**6])
+def test_two_of_four_keeps_the_two_highest_of_each_line_also_among_equals(levels):
+    draw = torch.Generator().manual_seed(0)
+    values = torch.randint(0, levels, (64, 32), generator=draw).float()
+    kept = parse("2:4").mask(values, "weight").view(-1, 4)
+    lines = values.view(-1, 4)
+    assert (kept.sum(1) == 2).all()
+    lowest_kept = lines.masked_fill(~kept, float("inf")).amin(1)
+    assert (lowest_kept >= lines.masked_fill(kept, -1).amax(1)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_zeros_outside_a_mask_are_plus_zero_whatever_was_there(dtype):
+    values = torch.tensor([[1.5, -2.0, float("nan"), float("inf"), -0.0, 3.0]], dtype=dtype).repeat(4, 1).t()
+    mask = torch.tensor([[True, False, False, False, False, True]]).repeat(4, 1).t()
+    expected = values.masked_fill(~mask, 0)
+    zero_outside(values, mask)
+    assert torch.equal(values, expected) and not values.signbit().any()

@@ -185,7 +185,7 @@ def test_sr_ste_takes_the_steps_of_its_equation():
         full = {n: w - lr * (slopes[n] + decay * (1 - _two_of_four(w)) * w) for n, w in full.items()}
         biases = {n: b - lr * slopes[n] for n, b in biases.items()}
     for name, weight in sparse.weights.items():
-        torch.testing.assert_close(hook.full[name], full[name], rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close((weight + hook.hidden[name]).detach(), full[name], rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(weight.detach(), full[name] * _two_of_four(full[name]), rtol=1e-5, atol=1e-7)
 
 
@@ -215,6 +215,34 @@ def test_hard_movement_gathers_its_scores_and_revives_what_it_masked():
     hook.after_step()
     assert sparse.masks["weight"].tolist() == [[True, False, True, False]]
     torch.testing.assert_close(layer.weight.detach()[0, 0], torch.tensor(0.8))  # as it was when it was masked
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.3])
+def test_movement_takes_the_steps_of_its_equation_whatever_momentum_does(penalty):
+    """Against the full weights kept whole, and gathered by eq. 4 as it is written."""
+    model, lr = net(), 0.5
+    sparse = prunus.Sparsifier(model)
+    hook = masks.Movement(sparse, 0.6, begin=1, end=9, every=2, lr=lr, penalty=penalty)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    full = {n: w.detach().clone() for n, w in sparse.weights.items()}
+    scores = {n: torch.zeros_like(w) for n, w in full.items()}
+    for x, y in data(10):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        before = {n: m.clone() for n, m in sparse.masks.items()}
+        for name, weight in sparse.weights.items():
+            gate = scores[name].sigmoid()
+            scores[name] -= lr * (weight.grad * full[name] + penalty * gate * (1 - gate))
+        hook.before_step()
+        assert all((w.grad[~before[n]] == 0).all() for n, w in sparse.weights.items())
+        optimizer.step()
+        full = {n: torch.where(before[n], w.detach(), full[n]) for n, w in sparse.weights.items()}
+        hook.after_step()
+        for name, weight in sparse.weights.items():
+            torch.testing.assert_close(hook.scores[name], scores[name])
+            assert torch.equal(weight.detach(), torch.where(sparse.masks[name], full[name], 0.0))
+            assert torch.equal(weight.detach() + hook.hidden[name], full[name])
+    assert sparse.sparsity == pytest.approx(0.6, abs=0.01)
 
 
 def test_soft_movement_keeps_above_the_threshold():

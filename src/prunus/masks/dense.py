@@ -6,12 +6,15 @@ it holds the full ones, with the gradient taken at the masked ones (the straight
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from prunus.errors import InputError
+from prunus.masks.bits import zero_outside
 from prunus.masks.criteria import Task
 from prunus.masks.remembering import Remembering
 from prunus.masks.schedules import Curve, Timeline
@@ -30,35 +33,36 @@ class SRSTE(Remembering):
         decay: lambda of the paper, 2e-4 there.
     """
 
-    REMEMBERS = ("full",)
+    REMEMBERS = ("hidden",)
 
     def __init__(self, sparse: Sparsifier, granularity: str = "2:4", decay: float = 2e-4) -> None:
         self.sparse, self.granularity, self.decay = sparse, granularity, decay
-        self.full = {name: weight.detach().clone() for name, weight in sparse.weights.items()}
-        self._choose()
+        self.hidden = {name: torch.empty_like(weight.detach()) for name, weight in sparse.weights.items()}
+        """What masked weights would be, and zero where nothing is masked."""
+        self.after_step()
 
     @torch.no_grad()
     def before_step(self) -> None:
         """Put the full weights back; pull those that are masked towards zero."""
         self.sparse.follow()
-        self.full = _beside(self.full, self.sparse)
+        self.hidden = _beside(self.hidden, self.sparse)
         for name, weight in self.sparse.weights.items():
-            weight.copy_(self.full[name])
+            weight.add_(self.hidden[name])
             if weight.grad is not None:
-                weight.grad.add_(self.full[name].masked_fill(self.sparse.masks[name], 0), alpha=self.decay)
+                weight.grad.add_(self.hidden[name], alpha=self.decay)
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Remember the full weights; mask anew."""
-        self.full = {name: weight.detach().clone() for name, weight in self.sparse.weights.items()}
-        self._choose()
+        """Mask anew, and hide the rest."""
+        _unmask(self.sparse)
+        for name, weight in self.sparse.weights.items():
+            self.hidden[name].copy_(weight)
+        self.sparse.prune(importance="l1", granularity=self.granularity, strict=False)
+        for name, weight in self.sparse.weights.items():
+            self.hidden[name].sub_(weight)
 
     def epoch_end(self) -> None:
         """Nothing to do between epochs."""
-
-    def _choose(self) -> None:
-        _unmask(self.sparse)
-        self.sparse.prune(importance="l1", granularity=self.granularity, strict=False)
 
 
 class Movement(Remembering):
@@ -76,7 +80,7 @@ class Movement(Remembering):
         penalty: lambda of the soft variant: more of it, fewer weights.
     """
 
-    REMEMBERS = ("count", "full", "scores")
+    REMEMBERS = ("count", "hidden", "scores")
 
     def __init__(
         self,
@@ -97,39 +101,50 @@ class Movement(Remembering):
         self.sparse, self.scope, self.lr, self.threshold, self.penalty = sparse, scope, lr, threshold, penalty
         self.timeline = Timeline(0.0, sparsity, begin, end, every, curve)
         self.count = 0
-        self.full = {name: weight.detach().clone() for name, weight in sparse.weights.items()}
-        self.scores = {name: torch.zeros_like(full) for name, full in self.full.items()}
+        self.hidden = {name: torch.zeros_like(weight.detach()) for name, weight in sparse.weights.items()}
+        """What masked weights would be, and zero where nothing is masked."""
+        self.scores = {name: torch.zeros_like(hidden) for name, hidden in self.hidden.items()}
 
     @torch.no_grad()
     def before_step(self) -> None:
         """Gather the scores, and let only what is kept move."""
         self.sparse.follow()
-        self.full, self.scores = _beside(self.full, self.sparse), _beside(self.scores, self.sparse)
+        self.hidden, self.scores = _beside(self.hidden, self.sparse), _beside(self.scores, self.sparse)
         for name, weight in self.sparse.weights.items():
             if weight.grad is None:
                 continue
-            gate = self.scores[name].sigmoid()
-            slope = weight.grad * self.full[name] + self.penalty * gate * (1 - gate)
-            self.scores[name] -= self.lr * slope
-            weight.grad.masked_fill_(~self.sparse.masks[name], 0)
+            scores = self.scores[name]
+            if self.penalty:
+                gate = scores.sigmoid()
+                scores.sub_(gate.addcmul_(gate, gate, value=-1), alpha=self.lr * self.penalty)
+            for part in (weight, self.hidden[name]):  # what is kept, and what is masked
+                scores.addcmul_(weight.grad, part, value=-self.lr)
+            zero_outside(weight.grad, self.sparse.masks[name])
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Keep what isn't masked as the step left it, and the rest as it was; choose the masks where due."""
+        """Hold the zeros; choose the masks where due."""
         self.count += 1
-        for name, weight in self.sparse.weights.items():
-            self.full[name] = torch.where(self.sparse.masks[name], weight.detach(), self.full[name])
-            weight.copy_(self.full[name])
+        self.sparse.enforce()  # whatever momentum did to masked weights
         if self.threshold is not None:
-            self.sparse.set({name: scores.sigmoid() > self.threshold for name, scores in self.scores.items()})
+            level = math.log(self.threshold / (1 - self.threshold))
+            self._choose(lambda: self.sparse.set({name: scores > level for name, scores in self.scores.items()}))
         elif self.timeline.due(self.count):
             _unmask(self.sparse)
-            target = self.timeline.sparsity(self.count)
-            self.sparse.prune(target, self._given, scope=self.scope, strict=False)
-        self.sparse.enforce()
+            how = {"sparsity": self.timeline.sparsity(self.count), "scope": self.scope, "strict": False}
+            self._choose(lambda: self.sparse.prune(importance=self._given, **how))
 
     def epoch_end(self) -> None:
         """Nothing to do between epochs."""
+
+    def _choose(self, mask: Callable[[], Any]) -> None:
+        """Mask anew, with all weights back; what is masked then is hidden."""
+        for name, weight in self.sparse.weights.items():
+            self.hidden[name].add_(weight)
+            weight.copy_(self.hidden[name])
+        mask()
+        for name, weight in self.sparse.weights.items():
+            self.hidden[name].sub_(weight)
 
     def _given(self, task: Task) -> dict[str, Tensor]:
         return self.scores

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunus.errors import InputError, NothingToPrune, suggest
 from prunus.masks import selection
-from prunus.masks.bits import pack_bits, unpack_bits
+from prunus.masks.bits import pack_bits, unpack_bits, zero_outside
 from prunus.masks.criteria import SCOPES, Criterion, Loss, Task, criterion, cross_entropy
 from prunus.masks.names import as_names, chosen_parameters
 from prunus.masks.units import Pattern, Tiles, parse
@@ -117,7 +117,7 @@ class Sparsifier:
         if strict and all(torch.equal(before[name], self.masks[name]) for name in before):
             asked = f"below={below}" if below is not None else granularity if sparsity is None else f"{sparsity}"
             raise NothingToPrune(f"{asked} masks nothing more: {self.sparsity:.2%} of the weights are masked already.")
-        empty = [name for name, mask in self.masks.items() if not mask.any() and before[name].any()]
+        empty = [n for n, mask in self.masks.items() if not mask.count_nonzero() and before[n].count_nonzero()]
         if empty:
             warnings.warn(f"{', '.join(empty)} lost every weight; scope='local' spreads the zeros.", stacklevel=2)
         return self
@@ -145,7 +145,7 @@ class Sparsifier:
         """Zero what is masked."""
         self.follow()
         for name, weight in self.weights.items():
-            weight.masked_fill_(~self.masks[name], 0)
+            zero_outside(weight, self.masks[name])
 
     def follow(self) -> None:
         """Move the masks to where their weights are."""

@@ -72,8 +72,9 @@ class L0:
                     continue
                 by_gate = weight.grad * self.full[name]
                 for group, line in mine:
-                    others = self._scale(weight, [each for each in mine if each[1] is not line])
-                    along = (by_gate * others).sum([d for d in range(weight.dim()) if d != line.dim])
+                    others = [each for each in mine if each[1] is not line]
+                    shares = by_gate * self._scale(weight, others) if others else by_gate
+                    along = shares.sum([d for d in range(weight.dim()) if d != line.dim])
                     slopes[group] += line.gather(along, self.groups.sizes[group])
                 weight.grad.mul_(self._scale(weight, mine))
             for name, weight in weights.items():
@@ -128,7 +129,7 @@ class L0:
         with torch.no_grad():
             for name, weight in self.groups.weights.items():
                 mine = [(g, line) for g, lines in self.groups.lines.items() for line in lines if line.name == name]
-                weight.copy_(self.full[name] * self._scale(weight, mine))
+                torch.mul(self.full[name], self._scale(weight, mine), out=weight)
 
     def _scale(self, weight: Tensor, lines: Sequence[tuple[str, Line]]) -> Tensor:
         """The product of the gates of these lines, in a shape that broadcasts to the weight's."""
