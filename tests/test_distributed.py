@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from prunus.demo.lenet import LeNet
 from prunus.errors import InputError
 from prunus.train.guards import prepare
 from prunus.train.sharding import check_alone
@@ -44,6 +47,34 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
         assert gap(two / kind / "end-0.pt", one / kind / "end-0.pt") < 1e-12, kind
         assert gap(two / kind / "end-1.pt", two / kind / "end-0.pt") == 0, kind
     assert gap(one / "hooks" / "end-0.pt", one / "plain" / "end-0.pt") > 1e-3  # what the hooks do: it can fail
+
+
+def run_script(folder: Path, *launcher: str) -> dict[str, torch.Tensor]:
+    """What docs/training.md's train.py ends with."""
+    page = (Path(__file__).parent.parent / "docs" / "training.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```python\n(# train\.py\n.*?)```", page, re.DOTALL)
+    (folder / "train.py").write_text(script, encoding="utf-8")
+    command = [sys.executable, *launcher, "train.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stderr
+    return load_file(folder / "trained.safetensors")
+
+
+ACCELERATE = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+
+
+def test_the_script_of_the_docs_under_accelerate_launch_gives_what_it_gives_alone(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    alone, together = run_script(tmp_path / "one"), run_script(tmp_path / "two", "-m", *ACCELERATE)
+    states = sorted(path.name for path in (tmp_path / "two" / "checkpoints").glob("step-*/random-*.json"))
+    assert states == ["random-0.json", "random-1.json"]  # there were two
+    torch.manual_seed(0)
+    start = LeNet().state_dict()
+    for key, value in alone.items():
+        torch.testing.assert_close(together[key], value, rtol=0, atol=1e-5)
+        assert (value - start[key]).abs().max() > 1e-4  # it learned: the weights could differ
 
 
 def test_a_list_of_batches_isnt_shared_out():
