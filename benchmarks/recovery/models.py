@@ -1,91 +1,78 @@
-"""The two networks, how they are trained, and what is known of them."""
+"""The two jobs: a network and its data, how it is trained, and what is known of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from prunus.demo.data import Digits, batches
+from benchmarks.recovery.fashion import load_fashion
+from prunus.demo.data import Digits, Part, batches, load_digits
 from prunus.demo.lenet import LeNet
+from prunus.recipes.models import ResNet8
 from prunus.train import Hook, Loss, cross_entropy, fit
-
-
-class Block(nn.Module):
-    """Two 3x3 convolutions and the way around them; a 1x1 convolution where the shape changes."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1, self.norm1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.conv2, self.norm2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
-        same = stride == 1 and inputs == outputs
-        around = (nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-        self.around = nn.Sequential(*(() if same else around))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(y)) + self.around(x))
-
-
-class ResNet20(nn.Module):
-    """The CIFAR ResNet-20 (He et al., 2016), with a stem of stride 2: 28x28 digits go through it as 14x14."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.norm = nn.Conv2d(1, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16)
-        widths = [16] * 3 + [32] * 3 + [64] * 3
-        before = [16, *widths[:-1]]
-        self.blocks = nn.Sequential(*(Block(a, b, 1 if a == b else 2) for a, b in zip(before, widths, strict=True)))
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.stem(x)))
-        out: Tensor = self.head(self.blocks(x).mean((2, 3)))
-        return out
 
 
 @dataclass(frozen=True)
 class Job:
-    """A network with its figures: epochs to train and to recover, rates, what goes, and the modules to tap."""
+    """A network and its figures.
+
+    Attributes:
+        name: as the page calls it.
+        make, load: the network and the data.
+        epochs: to train the dense network.
+        sparse_epochs: of a sparse training that goes on from it.
+        labelled: how many labelled pictures there are to recover with after the cut; None is all.
+        recovery: epochs over these.
+        batch, lr: of every training; AdamW, one cycle.
+        ratio, sparse_ratio: what goes of each group, in a cut at once and by sparse training.
+        taps: modules whose activations FitNets compare.
+        norm: whether there is batch norm to slim.
+    """
 
     name: str
-    make: Any
+    make: Callable[[], nn.Module]
+    load: Callable[[], Digits]
     epochs: int
+    sparse_epochs: int
+    labelled: int | None
     recovery: int
+    batch: int
     lr: float
     ratio: float
+    sparse_ratio: float
     taps: tuple[str, ...]
     norm: bool
 
+    def few(self, digits: Digits, count: int | None, seed: int) -> Part:
+        """Pictures to recover with, drawn by the seed."""
+        if count is None:
+            return digits.train
+        order = torch.randperm(len(digits.train), generator=torch.Generator().manual_seed(seed))[:count]
+        return Part(digits.train.images[order], digits.train.labels[order])
 
+
+FASHION = ("blocks.0", "blocks.1", "blocks.2")
 JOBS = {
-    "lenet": Job("LeNet", LeNet, 6, 4, 4e-3, 0.65, ("conv2", "fc2"), norm=False),
-    "resnet": Job("ResNet-20", ResNet20, 4, 2, 4e-3, 0.5, ("blocks.5", "blocks.8"), norm=True),
+    "fashion": Job("ResNet-8, clothes", ResNet8, load_fashion, 3, 1, 1000, 40, 128, 4e-3, 0.6, 0.4, FASHION, norm=True),
+    "lenet": Job("LeNet, digits", LeNet, load_digits, 6, 4, None, 4, 64, 4e-3, 0.65, 0.5, ("conv2", "fc2"), norm=False),
 }
 
 
 def train(
     model: nn.Module,
-    digits: Digits,
+    part: Part,
     job: Job,
     seed: int,
     epochs: int,
     loss: Loss = cross_entropy,
     hooks: tuple[Hook, ...] = (),
     optimizer: torch.optim.Optimizer | None = None,
+    batch: int | None = None,
 ) -> nn.Module:
     """One run of the loop; the optimizer is AdamW unless one is given."""
-    fit(
-        model,
-        batches(digits.train),
-        epochs=epochs,
-        lr=job.lr,
-        loss=loss,
-        hooks=hooks,
-        seed=seed,
-        optimizer=optimizer,
-    )
+    loader = batches(part, batch or job.batch)
+    fit(model, loader, epochs=epochs, lr=job.lr, loss=loss, hooks=hooks, seed=seed, optimizer=optimizer)
     return model

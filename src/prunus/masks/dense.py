@@ -131,8 +131,8 @@ class Movement(Remembering):
             self._choose(lambda: self.sparse.set({name: scores > level for name, scores in self.scores.items()}))
         elif self.timeline.due(self.count):
             _unmask(self.sparse)
-            how = {"sparsity": self.timeline.sparsity(self.count), "scope": self.scope, "strict": False}
-            self._choose(lambda: self.sparse.prune(importance=self._given, **how))
+            share = self.timeline.sparsity(self.count)
+            self._choose(lambda: self.sparse.prune(share, self._given, scope=self.scope, strict=False))
 
     def epoch_end(self) -> None:
         """Nothing to do between epochs."""
