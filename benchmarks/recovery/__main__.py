@@ -39,7 +39,7 @@ WORDS = {
 epochs. **Little data is left to recover with**, as when somebody else's model is pruned: {labelled:,} labelled
 pictures, drawn by the seed, {recovery} epochs. "Without labels" learns from the unpruned network's outputs alone, on
 ten times as many pictures, in as many steps. Cut {ratio:.0%} of each group; the sparse trainings see the 55,000
-pictures once more (from new weights: {total} times in all) and take away {sparse_ratio:.0%}.""",
+pictures once more and take away {sparse_ratio:.0%}.""",
     "lenet": """10,000 MNIST digits, 7,000 to learn from; LeNet, {epochs} epochs, all of the digits again for {recovery}
 epochs after the cut, or while it gets sparse. Cut {ratio:.0%} of each group at once; {sparse_ratio:.0%} by sparse
 training (L0 chooses by itself). The network is nearly right on all that it learned from, so that a teacher has little
@@ -131,7 +131,7 @@ def page(results: Mapping[str, Sequence[Found]]) -> str:
     for name, seeds in results.items():
         job = JOBS[name]
         made = table(job, seeds)
-        words = WORDS[name].format(**{**vars(job), "total": job.epochs + job.sparse_epochs})
+        words = WORDS[name].format(**vars(job))
         lines = "\n".join(paired(seeds))
         text += "\n" + markdown(made).replace("\n\n", f"\n\n{words}\n\n", 1) + f"\n{lines}\n"
     return text
