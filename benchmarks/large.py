@@ -1,23 +1,25 @@
 """The peak memory of pruning a model block by block, beside the model's size: ``make large``.
 
-A random Llama of the asked size is written in shards, and pruned in a process of its own whose peak resident memory is
-read from the system; what the process held before the model was opened (torch, transformers) is taken off.
+A random Llama of the asked size is written in shards, and pruned in a process of its own that looks every 2 ms at its
+resident anonymous memory (what it allocated; pages of files that the system keeps mapped are told apart, they can be
+dropped at any time). What the process held before the model was opened (torch, transformers) is taken off.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 MIB = 2**20
+BEGIN, END = "<!-- make large -->", "<!-- end -->"
 
 
 def main() -> None:
@@ -27,6 +29,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["magnitude", "wanda", "sparsegpt", "cut"])
     parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--write", type=Path, help="also put the table into this page, between its marks")
     parser.add_argument("--work", type=Path, help="Folder for the models; by default a temporary one.")
     parser.add_argument("--child", choices=("generate", "run"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -38,17 +41,41 @@ def main() -> None:
         _measure(options)
 
 
+COLUMNS = {
+    "method": None,
+    "model": "model",
+    "one block": "block",
+    "activations": "activations",
+    "largest X^T X": "gram",
+    "peak": "peak",
+    "mapped files": "files",
+}
+
+
 def _measure(options: argparse.Namespace) -> None:
+    rows = [
+        f"| {' | '.join(COLUMNS)} | peak, of the model | seconds |",
+        "| --- " + "| ---: " * (len(COLUMNS) + 1) + "|",
+    ]
+    print(*rows, sep="\n", flush=True)
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         common = ["--layers", options.layers, "--width", options.width, "--work", folder]
         common += ["--batches", options.batches, "--tokens", options.tokens]
         _child("generate", common)
-        print("| method | model | one block | activations | peak memory | of the model | seconds |")
-        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
         for method in options.methods:
             found = json.loads(_child("run", [*common, "--methods", method]).splitlines()[-1])
-            sizes = " | ".join(f"{found[key] / MIB:,.0f} MiB" for key in ("model", "block", "activations", "peak"))
-            print(f"| {method} | {sizes} | {found['peak'] / found['model']:.1%} | {found['seconds']:.0f} |", flush=True)
+            sizes = " | ".join(f"{found[key] / MIB:,.0f} MiB" for key in COLUMNS.values() if key)
+            rows.append(f"| {method} | {sizes} | {found['peak'] / found['model']:.1%} | {found['seconds']:.0f} |")
+            print(rows[-1], flush=True)
+    if options.write:
+        before, _, rest = options.write.read_text(encoding="utf-8").partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if not end:
+            raise SystemExit(f"{options.write} has no marks {BEGIN} and {END}")
+        told = f"A Llama of {options.layers} layers, width {options.width}, fp32; {options.batches} batches of "
+        told += f"{options.tokens} tokens; one thread:"
+        text = "\n".join([BEGIN, "", told, "", *rows, "", ""])
+        options.write.write_text(before + text + END + after, encoding="utf-8")
 
 
 def _child(what: str, arguments: list[object]) -> str:
@@ -107,18 +134,43 @@ def _run(options: argparse.Namespace) -> None:
     data = [torch.randint(0, 8192, (1, options.tokens), generator=draw) for _ in range(options.batches)]
     _once_small(options.work / "first", method)  # what is imported on the way isn't the model's
     before, started = _resident(), time.perf_counter()
-    _prune(source, out, method, data)
-    seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    sizes = [path.stat().st_size for path in source.glob("*.safetensors")]
-    block = sum(p.numel() * 4 for p in LargeModel(source).model.model.layers[0].parameters())
-    activations = options.batches * options.tokens * options.width * 4
-    found = {"model": sum(sizes), "block": block, "activations": activations, "peak": peak - before}
+    with _Peak() as peak:
+        _prune(source, out, method, data)
+    seconds = time.perf_counter() - started
+    model = LargeModel(source).model.model
+    inputs = max(m.in_features for m in model.layers[0].modules() if isinstance(m, torch.nn.Linear))
+    found = {
+        "model": sum(path.stat().st_size for path in source.glob("*.safetensors")),
+        "block": sum(p.numel() * 4 for p in model.layers[0].parameters()),
+        "activations": options.batches * options.tokens * options.width * 4,
+        "gram": inputs**2 * 8 if method in ("sparsegpt", "cut") else 0,
+        "peak": peak.most["RssAnon"] - before["RssAnon"],
+        "files": peak.most["RssFile"] - before["RssFile"],
+    }
     print(json.dumps({**found, "seconds": seconds}))
 
 
-def _resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+class _Peak:
+    """The most that was resident at once, in bytes, seen from a thread every 2 ms."""
+
+    def __enter__(self) -> _Peak:
+        self.most, self._end = _resident(), threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._end.wait(0.002):
+            self.most = {kind: max(size, self.most[kind]) for kind, size in _resident().items()}
+
+
+def _resident() -> dict[str, int]:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith("Rss")}
 
 
 if __name__ == "__main__":

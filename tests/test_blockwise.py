@@ -14,7 +14,7 @@ from torch import nn
 import prunus
 from prunus import masks
 from prunus.blockwise import LargeModel, cut, sparsify
-from prunus.blockwise.sparsifying import _how, pruned
+from prunus.blockwise.sparsifying import _how, pruned, told_by
 from prunus.errors import InputError, PlanError, SaveError
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -224,7 +224,8 @@ def test_sparsegpt_is_the_algorithm_of_the_paper(sparsity, granularity):
     x = x @ torch.randn(320, 320, generator=draw) / 18
     n, m = (None, None) if granularity == "weight" else map(int, granularity.split(":"))
     expected = transcribed_sparsegpt(weight, x, sparsity, n, m)
-    found = pruned(weight, x.double().T @ x.double(), _how("sparsegpt", sparsity, granularity, 0.01), "w")
+    how = _how("sparsegpt", sparsity, granularity, 0.01)
+    found = pruned(weight, *told_by([x.double().T @ x.double()], how), how, "w")
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     layer = nn.Linear(320, 48, bias=False)
     layer.weight.data = weight.clone()
@@ -245,7 +246,8 @@ def test_wanda_is_the_equation_of_the_paper(granularity):
             for j in sorted(scores, key=scores.__getitem__)[: len(scores) // 2]:
                 expected[i, j] = 0
     sparsity = 0.5 if granularity == "weight" else None
-    found = pruned(weight, x.double().square().sum(0), _how("wanda", sparsity, granularity, 0.01), "w")
+    how = _how("wanda", sparsity, granularity, 0.01)
+    found = pruned(weight, *told_by([x.double().square().sum(0)], how), how, "w")
     assert torch.equal(found, expected)
     layer = nn.Linear(64, 48, bias=False)
     layer.weight.data = weight.clone()

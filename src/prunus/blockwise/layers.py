@@ -50,18 +50,19 @@ def stages(stream: Stream, at: int, skip: tuple[str, ...]) -> list[Stage]:
     return [Stage(tuple(group)) for group in groups.values()]
 
 
-Moment = Callable[[Tensor], Tensor]
-"""What is summed over batches: from rows of inputs (groups, rows, columns), in float64."""
+Moment = Callable[[Tensor | None, Tensor], Tensor]
+"""What is summed over batches: from the sum so far, or None, and rows of inputs (groups, rows, columns) in float64."""
 
 
-def gram(rows: Tensor) -> Tensor:
-    """``X^T X``, (groups, columns, columns)."""
-    return rows.mT @ rows
+def gram(so_far: Tensor | None, rows: Tensor) -> Tensor:
+    """``X^T X``, (groups, columns, columns); the sum so far is added to in place, as it can be larger than a block."""
+    return rows.mT @ rows if so_far is None else so_far.baddbmm_(rows.mT, rows)
 
 
-def squares(rows: Tensor) -> Tensor:
+def squares(so_far: Tensor | None, rows: Tensor) -> Tensor:
     """The squared norm of each input, (groups, columns)."""
-    return rows.square().sum(1)
+    found = rows.square().sum(1)
+    return found if so_far is None else so_far + found
 
 
 class Seen:
@@ -81,11 +82,16 @@ class Seen:
             if moment is None:
                 break
 
+    def take(self) -> list[Tensor]:
+        """The moments by group, which aren't kept here any more; none, if none was asked for."""
+        found, self.moment = self.moment, None
+        return [] if found is None else list(found.unbind())
+
     def _see(self, name: str, found: Contraction, output: Tensor) -> None:
         layers = self._stage.layers
         if name == layers[0] and self._of is not None:
             rows = found.rows_of_input(torch.arange(positions(output, found.channel))).double()
-            self.moment = self._of(rows) if self.moment is None else self.moment + self._of(rows)
+            self.moment = self._of(self.moment, rows)
         if name in layers:
             self.calls[name] = found
         if name == layers[-1]:

@@ -16,9 +16,6 @@ from prunus.errors import InputError
 from prunus.running import Inputs, each_input
 from prunus.surgery import lies_in
 
-SHARD_BYTES = 2**29
-"""Tensors outside of the blocks are written in shards of at most this, or one at a time."""
-
 Progress = Callable[[int, int], None]
 
 
@@ -86,14 +83,14 @@ def walk(row: Row, on_progress: Progress | None) -> Iterator[tuple[int, str]]:
 
 
 def write_rest(large: LargeModel, row: Row, writer: Writer) -> None:
-    """Copy the tensors that lie in no block."""
+    """Copy the tensors that lie in no block, in shards no larger than that of a block, or one at a time."""
     waiting: dict[str, Tensor] = {}
     size = 0
     for key, name in {key: name for name, key in large.keys.items()}.items():  # tied tensors once
         if lies_in(name, row.names):
             continue
         tensor = large.tensor(name)
-        if waiting and size + tensor.nbytes > SHARD_BYTES:
+        if waiting and size + tensor.nbytes > writer.largest:
             writer.add(waiting)
             waiting, size = {}, 0
         waiting[key] = tensor

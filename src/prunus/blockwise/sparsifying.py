@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.blockwise.large import LargeModel, filled, value_of
-from prunus.blockwise.layers import Moment, Seen, gram, squares, stages
+from prunus.blockwise.layers import Moment, Seen, Stage, gram, squares, stages
 from prunus.blockwise.passing import before_blocks, examples_in, walk, write_rest
 from prunus.blockwise.stream import Stream, find_row
 from prunus.blockwise.writing import writing
@@ -20,7 +20,7 @@ from prunus.contractions import Fit
 from prunus.errors import InputError, suggest
 from prunus.masks.names import as_names, matches
 from prunus.masks.selection import choose, choose_pattern
-from prunus.masks.sparsegpt import prune_matrix
+from prunus.masks.sparsegpt import inverse_factor, prune_columns
 from prunus.masks.units import SUM, Pattern, Tiles, parse
 
 BLOCK = 128
@@ -110,30 +110,47 @@ def sparsify(
 
 def _prune_block(stream: Stream, at: int, skip: tuple[str, ...], how: _How) -> dict[str, float]:
     """Prune the layers of block ``at`` in place; the share of zeros of each."""
-    path = stream.row.names[at]
-    found = {}
+    found: dict[str, float] = {}
     for stage in stages(stream, at, skip):
-        seen = Seen(stream, at, stage, METHODS[how.method])
-        for name in stage.layers:
-            layer = seen.calls[name]
-            old = layer.fit().weight
-            moments = old.new_ones(len(old)) if seen.moment is None else seen.moment
-            parts = zip(old, moments, strict=True)
-            layer.put(Fit(torch.stack([pruned(w, moment, how, f"{path}.{name}") for w, moment in parts]), None))
-            found[f"{path}.{name}"] = float((layer.weight == 0).double().mean())
+        found.update(_prune_stage(stream, at, stage, how))  # a function of its own, so that its tensors go with it
     return found
 
 
-def pruned(weight: Tensor, moment: Tensor, how: _How, name: str) -> Tensor:
-    """One matrix (outputs, inputs) with zeros, from the moment of its inputs that the method asks for."""
+def _prune_stage(stream: Stream, at: int, stage: Stage, how: _How) -> dict[str, float]:
+    path, found = stream.row.names[at], {}
+    seen = Seen(stream, at, stage, METHODS[how.method])
+    told = told_by(seen.take(), how)
+    for name in stage.layers:
+        layer = seen.calls[name]
+        old = layer.fit().weight
+        by_group: list[Tensor | None] = [*told] if told else [None] * len(old)
+        parts = zip(old, by_group, strict=True)
+        new = [pruned(w, each, how, f"{path}.{name}").to(old.dtype) for w, each in parts]
+        layer.put(Fit(new[0][None] if len(new) == 1 else torch.stack(new), None))
+        found[f"{path}.{name}"] = 1 - int(layer.weight.count_nonzero()) / layer.weight.numel()
+    return found
+
+
+def told_by(moments: list[Tensor], how: _How) -> list[Tensor]:
+    """What a method takes from the moments, by group; each is let go as soon as it isn't needed."""
+    result = []
+    while moments:
+        moment = moments.pop(0)
+        result.append(inverse_factor(moment, how.damping) if how.method == "sparsegpt" else moment.sqrt())
+        del moment
+    return result
+
+
+def pruned(weight: Tensor, told: Tensor | None, how: _How, name: str) -> Tensor:
+    """One matrix (outputs, inputs) with zeros, from what ``told_by`` gives of its inputs."""
     everything = torch.ones_like(weight, dtype=torch.bool)
     if isinstance(how.units, Pattern):
         how.units.lines(weight, name)  # or an error that names the weight
-    if how.method == "sparsegpt":
+    if how.method == "sparsegpt" and told is not None:
         by_row = isinstance(how.units, Pattern)
         block = how.units.m if isinstance(how.units, Pattern) else BLOCK
-        return prune_matrix(weight, everything, moment, how.share, block, how.damping, by_row=by_row)[0]
-    scores = weight.abs() * (moment.sqrt().to(weight.dtype) if how.method == "wanda" else 1)
+        return prune_columns(weight, everything, told, how.share, block, by_row=by_row)[0]
+    scores = weight.abs() if told is None else weight.abs() * told.to(weight.dtype)
     if isinstance(how.units, Pattern):
         mask = choose_pattern({name: scores}, {name: everything}, how.units)[name]
     else:

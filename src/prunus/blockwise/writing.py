@@ -24,13 +24,14 @@ class Writer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.shards: list[list[str]] = []
-        self.bytes = 0
+        self.bytes = self.largest = 0
 
     def add(self, tensors: Mapping[str, Tensor]) -> None:
         """Write one shard."""
         if tensors:
             self.shards.append(list(tensors))
-            self.bytes += sum(t.numel() * t.element_size() for t in tensors.values())
+            size = sum(t.numel() * t.element_size() for t in tensors.values())
+            self.bytes, self.largest = self.bytes + size, max(self.largest, size)
             path = self.folder / _part(len(self.shards))
             save_file({n: t.cpu().contiguous() for n, t in tensors.items()}, path, metadata={"format": "pt"})
 

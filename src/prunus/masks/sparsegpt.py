@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prunus.errors import InputError
 from prunus.masks.criteria import Loss, Task, cross_entropy
-from prunus.masks.criteria.calibrated import damped, layer_hessians
+from prunus.masks.criteria.calibrated import damping_of, layer_hessians
 from prunus.masks.sparsifier import Sparsifier
 from prunus.masks.units import Pattern, parse
 
@@ -67,24 +67,47 @@ def sparsegpt(
     return sparse
 
 
+def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
+    """The upper triangular ``U`` with ``U^T U = (hessian + damping * mean diagonal)^-1``, (columns, columns).
+
+    Row *j* of it, over its diagonal, is row *j* of the inverse of the Hessian without what precedes *j*. It is the
+    inverse of ``R`` in ``hessian = R R^T``; turned about, ``R`` is a Cholesky factor. Besides the Hessian two matrices
+    of its size are held at most.
+    """
+    turned = hessian.flip(0, 1)
+    turned.diagonal().add_(damping_of(hessian, damping))
+    lower = torch.linalg.cholesky(turned)
+    identity = turned.zero_().fill_diagonal_(1)
+    torch.linalg.solve_triangular(lower, identity, upper=False, out=identity)
+    del lower
+    return identity.flip(0, 1)
+
+
 def prune_matrix(
     weight: Tensor, mask: Tensor, hessian: Tensor, share: float, block: int, damping: float, *, by_row: bool
 ) -> tuple[Tensor, Tensor]:
-    """One layer: new weights (rows, columns) in float64 and their mask, from ``X X^T`` (columns, columns).
+    """One layer: new weights (rows, columns) in float64 and their mask, from ``X X^T`` (columns, columns)."""
+    return prune_columns(weight, mask, inverse_factor(hessian, damping), share, block, by_row=by_row)
+
+
+def prune_columns(
+    weight: Tensor, mask: Tensor, factor: Tensor, share: float, block: int, *, by_row: bool
+) -> tuple[Tensor, Tensor]:
+    """What ``prune_matrix`` does, with the ``inverse_factor`` of the Hessian, which layers of one input share.
 
     With ``by_row`` each row of a block loses its share (N:M); else the block as a whole does.
     """
-    weight, mask = weight.double().clone(), mask.clone()
-    # Row j of this upper factor, over its diagonal, is row j of the inverse of the Hessian without what precedes j.
-    factor = torch.linalg.cholesky(torch.linalg.inv(damped(hessian, damping)), upper=True)
+    weight, mask = weight.to(torch.float64, copy=True), mask.clone()
     for start in range(0, weight.shape[1], block):
         stop = min(start + block, weight.shape[1])
         saliency = (weight[:, start:stop] / factor.diagonal()[start:stop]).square()
         mask[:, start:stop] &= _kept(saliency.masked_fill(~mask[:, start:stop], -1), share, by_row)
+        errors = weight.new_empty(len(weight), stop - start)
         for j in range(start, stop):
-            error = weight[:, j].masked_fill(mask[:, j], 0) / factor[j, j]
-            weight[:, j:] -= error[:, None] * factor[j, j:]
+            error = errors[:, j - start] = weight[:, j].masked_fill(mask[:, j], 0) / factor[j, j]
+            weight[:, j:stop].addr_(error, factor[j, j:stop], alpha=-1)
             weight[:, j].masked_fill_(~mask[:, j], 0)
+        weight[:, stop:].addmm_(errors, factor[start:stop, stop:], alpha=-1)
     return weight, mask
 
 

@@ -61,9 +61,15 @@ def layer_hessians(task: Task, names: list[str]) -> dict[str, list[Tensor]]:
 
 
 def damped(hessian: Tensor, share: float) -> Tensor:
-    """The matrix with ``share`` of its mean diagonal added to the diagonal (1, if all inputs were 0)."""
-    mean = float(hessian.diagonal().mean())
-    return hessian + (share * mean or 1.0) * torch.eye(len(hessian)).to(hessian)
+    """The matrix with ``damping_of`` it added to its diagonal."""
+    result = hessian.clone()
+    result.diagonal().add_(damping_of(hessian, share))
+    return result
+
+
+def damping_of(hessian: Tensor, share: float) -> float:
+    """``share`` of the mean diagonal; 1, if all inputs were 0."""
+    return share * float(hessian.diagonal().mean()) or 1.0
 
 
 def watch(task: Task, names: list[str], see: Callable[[str, Layer, Tensor], None]) -> None:
