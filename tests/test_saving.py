@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 import prunus
 from prunus.deploy import tensors as storage
@@ -666,7 +666,7 @@ def test_another_architecture_is_named(saved):
         SaveError, match=r"doesn't fit the Net that the factory builds.*'fc.weight' of shape \[5, 4\].*\[6, 4\]"
     ):
         load(saved, wider)
-    with pytest.raises(SaveError, match=r"doesn't fit the Linear.*a tensor 'gain'; this one has none"):
+    with pytest.raises(SaveError, match=r"doesn't fit the Linear.*a tensor 'conv.weight'; this one has none"):
         load(saved, lambda: nn.Linear(2, 2))
 
 
@@ -772,3 +772,54 @@ def test_fuzzed_weights_load_or_raise_our_errors(saved):
         except PrunusError:
             refused += 1
     assert refused > 100
+
+
+class Anchored(nn.Module):
+    """Its ``forward`` keeps plain tensors, as detectors keep their anchors."""
+
+    anchors = torch.empty(0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.shape, self.grid = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1, bias=False), None, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.shape != x.shape:
+            self.anchors, self.shape = torch.linspace(0, 1, x.shape[-1] - 2), x.shape
+            self.grid = self.anchors[:, None] + self.anchors
+        y: Tensor = self.b(self.a(x).relu()) * self.anchors + self.grid
+        return y
+
+
+def test_what_forward_made_is_saved_and_comes_back(tmp_path: Path) -> None:
+    model, x = Anchored().eval(), torch.randn(2, 3, 6, 6)
+    plan = prunus.plan(model, x, ratio=0.5)
+    expected = plan.apply(model)(x)
+    model(x)
+    assert prunus.prove(model, plan.apply(model), plan, x).ok, "the plan is older than the anchors"
+    small = prunus.prune(model, x, ratio=0.5)  # the model has run: it holds what forward made
+    prunus.save(small, tmp_path / "s")
+    loaded = prunus.load(tmp_path / "s", lambda: Anchored().eval())
+    assert torch.equal(loaded(x), small(x)) and torch.equal(small(x), expected)
+    assert torch.equal(loaded.anchors, small.anchors) and "anchors" not in loaded.state_dict()
+    other = torch.randn(1, 3, 9, 9)
+    assert torch.equal(loaded(other), small(other))
+
+
+@pytest.mark.parametrize("name", ["forward", "b.bias", "a", "nowhere.at"])
+def test_a_tensor_takes_the_place_of_nothing_else(tmp_path: Path, name: str) -> None:
+    model, x = Anchored().eval(), torch.randn(2, 3, 6, 6)
+    model(x)
+    prunus.save(prunus.prune(model, x, ratio=0.5), tmp_path / "s")
+    path = tmp_path / "s/extras.safetensors"
+    tensors = load_file(path)
+    tensors[name] = tensors.pop("anchors")
+    save_file(tensors, path)
+    document = json.loads((tmp_path / "s/plan.json").read_text())
+    text = json.dumps(document).replace('"anchors"', json.dumps(name))
+    document = json.loads(text)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    document["files"]["extras.safetensors"] = {"bytes": path.stat().st_size, "sha256": digest}
+    (tmp_path / "s/plan.json").write_text(json.dumps(document))
+    with pytest.raises(SaveError, match=name):
+        prunus.load(tmp_path / "s", Anchored)

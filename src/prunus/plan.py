@@ -93,7 +93,10 @@ class Plan:
             spread(small.get_submodule(path), self.kept[weight_name][0], channels)
 
     def check_fits(self, model: nn.Module) -> None:
-        """Raise PlanError unless ``model`` has exactly the tensors, by name and shape, that the plan was made for."""
+        """Raise PlanError unless ``model`` has exactly the tensors, by name and shape, that the plan was made for.
+
+        It may have more plain tensors, neither parameters nor buffers: those that its ``forward`` made since.
+        """
         found = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
         for name, shape in self.shapes.items():
             if name not in found and name in self.added:
@@ -106,8 +109,10 @@ class Plan:
                     f"the plan was made for {name!r} of shape {list(shape)}; this model has {list(found[name])}. "
                     "Build the architecture the plan was made for (the unpruned one)."
                 )
+        own = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+        registered = {name for name, _ in itertools.chain(*own)}
         for name in found:
-            if name not in self.shapes:
+            if name not in self.shapes and name in registered:
                 raise PlanError(f"this model has a tensor {name!r} that the plan doesn't know: another architecture?")
 
     def survives(self, name: str) -> bool:

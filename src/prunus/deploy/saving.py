@@ -104,12 +104,12 @@ def load(folder: str | PathLike[str], factory: Callable[[], nn.Module]) -> nn.Mo
             f"factory must be a function that builds the model, such as lambda: Net(); got {type(factory).__name__}."
         )
     record = Record.from_json(read_text(folder / PLAN), str(folder / PLAN))
-    saved = _read_all(folder, record)
-    small = _built_on_meta(factory, record.plan, folder)
+    saved, extras = _read_all(folder, record)
+    small = _built_on_meta(factory, record.plan, folder, extras)
     if small is not None:
         fill(small, saved, record, folder)
     if small is None or left_on_meta(small):
-        small = _pruned(_built(factory, "cpu"), record.plan, folder)
+        small = _pruned(_built(factory, "cpu"), record.plan, folder, extras)
         fill(small, saved, record, folder)
     for name, module in small.named_modules():
         module.training = record.training != (name in record.other_mode)
@@ -149,12 +149,13 @@ def _describe(small: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read_all(folder: Path, record: Record) -> dict[str, Tensor]:
-    """Every saved tensor under each of its names, hashes checked."""
+def _read_all(folder: Path, record: Record) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Every saved tensor under each of its names, and those that no state dict holds; hashes checked."""
     unknown = set(record.files) - {WEIGHTS, EXTRAS}
     if WEIGHTS not in record.files or unknown:
         raise SaveError(f"{folder / PLAN} must list {WEIGHTS} and at most {EXTRAS}, got {sorted(record.files)}.")
     saved: dict[str, Tensor] = {}
+    extras: dict[str, Tensor] = {}
     for file, (size, digest) in record.files.items():
         path = folder / file
         found = check_file(path)
@@ -165,12 +166,15 @@ def _read_all(folder: Path, record: Record) -> dict[str, Tensor]:
                 f"{path} isn't the file that was saved (its SHA-256 differs from the one in {PLAN}): it was changed or "
                 "damaged; copy or save it again."
             )
-        saved.update(storage.read(path, record.orders))
+        read = storage.read(path, record.orders)
+        saved.update(read)
+        if file == EXTRAS:
+            extras.update(read)
     for name, source in record.aliases.items():
         if source not in saved:
             raise SaveError(f"{folder / PLAN} ties {name!r} to {source!r}, which isn't saved: save the model again.")
         saved[name] = saved[source]
-    return saved
+    return saved, extras
 
 
 class _Unfilled(TorchFunctionMode):
@@ -203,7 +207,9 @@ def _built(factory: Callable[[], nn.Module], device: str) -> nn.Module:
     return model
 
 
-def _built_on_meta(factory: Callable[[], nn.Module], plan: Plan, folder: Path) -> nn.Module | None:
+def _built_on_meta(
+    factory: Callable[[], nn.Module], plan: Plan, folder: Path, extras: Mapping[str, Tensor]
+) -> nn.Module | None:
     """The small model without values, or None where the factory needs values (it calls ``.item()``, say)."""
     try:
         model = _built(factory, "meta")
@@ -211,11 +217,29 @@ def _built_on_meta(factory: Callable[[], nn.Module], plan: Plan, folder: Path) -
         if isinstance(error.__cause__, _META_CANT):
             return None
         raise
-    return _pruned(model, plan, folder)
+    return _pruned(model, plan, folder, extras)
 
 
-def _pruned(model: nn.Module, plan: Plan, folder: Path) -> nn.Module:
+def _pruned(model: nn.Module, plan: Plan, folder: Path, extras: Mapping[str, Tensor]) -> nn.Module:
+    _give_what_forward_made(model, plan, extras)
     try:
         return plan.apply(model)
     except PlanError as error:
         raise SaveError(f"{folder} doesn't fit the {type(model).__name__} that the factory builds: {error}") from error
+
+
+def _give_what_forward_made(model: nn.Module, plan: Plan, extras: Mapping[str, Tensor]) -> None:
+    """Plain tensors that the pruned model's ``forward`` had made (anchors, positions) and a new one hasn't yet."""
+    modules = dict(model.named_modules())
+    for name in extras.keys() & (plan.shapes.keys() - named_tensors(model).keys()):
+        path, _, own = name.rpartition(".")
+        module = modules.get(path)
+        if module is not None and (not hasattr(module, own) or _stands_for_a_tensor(module, own)):
+            vars(module)[own] = torch.empty(plan.shapes[name], dtype=extras[name].dtype, device="meta")
+
+
+def _stands_for_a_tensor(module: nn.Module, name: str) -> bool:
+    """Whether ``forward`` puts a tensor there: what is there is None or, in its class, a tensor; not a method, say."""
+    registered = name in module._parameters or name in module._buffers
+    standing = getattr(module, name)
+    return not registered and (standing is None or isinstance(standing, Tensor))
