@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from benchmarks.zoo import handmade, timm, torchvision, transformers
+from benchmarks.zoo import handmade, libraries, timm, torchvision, transformers
 from benchmarks.zoo.case import Case
 
-ZOOS = {"torchvision": torchvision, "timm": timm, "transformers": transformers, "handmade": handmade}
+ZOOS = {
+    "torchvision": torchvision,
+    "timm": timm,
+    "transformers": transformers,
+    "handmade": handmade,
+    "libraries": libraries,
+}
 
 
 def find(names: Collection[str] = (), zoo: str | None = None) -> Iterator[Case]:

@@ -235,7 +235,7 @@ def _give_what_forward_made(model: nn.Module, plan: Plan, extras: Mapping[str, T
         path, _, own = name.rpartition(".")
         module = modules.get(path)
         if module is not None and (not hasattr(module, own) or _stands_for_a_tensor(module, own)):
-            vars(module)[own] = torch.empty(plan.shapes[name], dtype=extras[name].dtype, device="meta")
+            module.__dict__[own] = torch.empty(plan.shapes[name], dtype=extras[name].dtype, device="meta")
 
 
 def _stands_for_a_tensor(module: nn.Module, name: str) -> bool:
