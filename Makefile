@@ -11,6 +11,7 @@ help:
 	@echo "make test   linters, types and all tests"
 	@echo "make wheel-test  build the wheel, install it by itself, run the demo from it"
 	@echo "make zoo    the whole model zoo (slow)"
+	@echo "make zoo-libraries  the same for diffusers, PEFT, MONAI, Ultralytics and others, installed only for it"
 	@echo "make bench  speed of the analysis, beside Torch-Pruning (installed only for it)"
 	@echo "make docs   the documentation as a site, in site/; make notebooks runs the tutorial as notebooks"
 	@echo "make recovery  what fine-tuning, distillation and sparse training bring back (about 20 minutes)"
@@ -56,6 +57,15 @@ wheel-test: .venv/.ready
 zoo: .bench-peers/torch_pruning
 	$(PY) -m benchmarks.zoo.timm_names timm-names.jsonl
 	PYTHONPATH=.bench-peers $(PY) -m benchmarks.zoo --peer --onnx --results zoo-results.jsonl --traced timm-names.jsonl --write docs/coverage.md
+
+# Libraries that people build models with; peers of the zoo, never dependencies.
+.PHONY: zoo-libraries
+zoo-libraries: .venv/.ready
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-libraries \
+		segmentation-models-pytorch==0.6.0 monai==1.6.1 open-clip-torch==3.3.0 ftfy wcwidth diffusers==0.42.1 requests urllib3 \
+		charset-normalizer certifi importlib-metadata zipp peft==0.21.2 ultralytics==8.4.190 ultralytics-thop \
+		opencv-python-headless py-cpuinfo x-transformers==2.31.10 einops einx loguru frozendict torch-einops-utils
+	PYTHONPATH=.bench-libraries $(PY) -m benchmarks.zoo --zoo libraries --results zoo-results.jsonl
 
 # A peer to be measured beside, never a dependency.
 .bench-peers/torch_pruning: .venv/.ready
