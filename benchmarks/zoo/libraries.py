@@ -41,7 +41,7 @@ def _image(channels: int = 3, size: int = 64, dims: int = 2) -> Tensor:
 
 
 def _built(package: str, path: str, inputs: Callable[[], Any], *args: Any, **options: Any) -> Callable[[], Example]:
-    """The class or function ``path`` of a package called with the options, and its inputs: a tuple, or a dict by name."""
+    """The class or function ``path`` of a package, called with the options; its inputs are a tuple, or a dict by name."""
 
     def build() -> Example:
         made: Any = import_module(package)
