@@ -41,7 +41,7 @@ def _image(channels: int = 3, size: int = 64, dims: int = 2) -> Tensor:
 
 
 def _built(package: str, path: str, inputs: Callable[[], Any], *args: Any, **options: Any) -> Callable[[], Example]:
-    """The class or function ``path`` of a package, called with the options; its inputs are a tuple, or a dict by name."""
+    """The class or function ``path`` of a package, called with the options; its inputs, a tuple or a dict by name."""
 
     def build() -> Example:
         made: Any = import_module(package)
@@ -56,7 +56,9 @@ def _built(package: str, path: str, inputs: Callable[[], Any], *args: Any, **opt
 
 def _segmentation() -> Iterator[tuple[str, Callable[[], Example]]]:
     for name in SEGMENTATION:
-        options = {"encoder_weights": None, "classes": 3}
+        options: dict[str, Any] = {"encoder_weights": None, "classes": 3}
+        if name == "PSPNet":  # by itself it leaves the last stages of its encoder unused
+            options |= {"encoder_depth": 5, "upsampling": 32}
         yield name, _built("segmentation_models_pytorch", name, lambda: (_image(),), "resnet18", **options)
     yield (
         "Segformer",
