@@ -296,3 +296,33 @@ def test_a_class_of_the_users_own_is_built_from_its_config_too(uniform: bool) ->
     assert (small.config, model.config) == (Settings(width=16), Settings())
     Separable(small.config).load_state_dict(small.state_dict())
     assert (small.second.in_channels, small.second.groups) == (16, 16)
+
+
+REPEATED = {"vocab_size": 64, "use_cache": False}
+OTHER_PATH = {
+    "llama": ("LlamaForCausalLM", {**REPEATED, "hidden_size": 32, "num_key_value_heads": 2, "intermediate_size": 48}),
+    "mixtral": (
+        "MixtralForCausalLM",
+        {**REPEATED, "hidden_size": 32, "num_key_value_heads": 2, "num_local_experts": 4},
+    ),
+    "gpt_bigcode": ("GPTBigCodeForCausalLM", {**REPEATED, "n_embd": 32}),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_PATH)
+def test_what_only_another_path_reads_fits_the_small_model_too(name: str) -> None:
+    """Without a mask, attention repeats the keys itself; with one, the model does, as often as its attribute says."""
+    kind, values = OTHER_PATH[name]
+    model_class = getattr(transformers, kind)
+    config = model_class.config_class(**values, num_attention_heads=8, num_hidden_layers=2)
+    torch.manual_seed(0)
+    model = model_class(config).eval()
+    inputs = {"input_ids": torch.randint(0, 64, (2, 9))}
+    padded = {**inputs, "attention_mask": torch.ones(2, 9, dtype=torch.long).index_fill_(1, torch.tensor([0, 1]), 0)}
+    plan = prunus.plan(model, (), inputs, ratio=0.5, keep=["*.mlp.gate"] if name == "mixtral" else [])
+    small = plan.apply(model)
+    changed = {str(change).rpartition(".")[2] for change in plan.attributes}
+    assert any(text.startswith("num_key_value_groups: ") for text in changed)
+    assert prunus.prove(model, small, plan, (), padded).ok
+    small.set_attn_implementation("eager")
+    assert small(**inputs).logits.shape == (2, 9, 64)

@@ -55,6 +55,8 @@ class Construction:
 
     Attributes:
         equations: sizes of tensors and attributes, as expressions over the fields of the config.
+        local: those of tensors, by name and dimension, and of attributes, by their place.
+        products: what is known of the quotients in them.
         values: the present values of what is unknown in them.
         refusal: why the class doesn't build this model from its config, or None.
     """
@@ -62,6 +64,23 @@ class Construction:
     equations: Sequence[Equation] = ()
     values: Mapping[Attribute, int] = field(default_factory=dict)
     refusal: str | None = None
+    local: Mapping[str | Attribute, Equation] = field(default_factory=dict)
+    products: Mapping[Attribute, Equation] = field(default_factory=dict)
+
+    def within(self, path: str) -> list[Equation]:
+        """The equations about the tensors and the attributes inside the module called ``path``."""
+        names = {place: place if isinstance(place, str) else f"{place.module}." for place in self.local}
+        return [e for place, e in self.local.items() if names[place].startswith(f"{path}.")]
+
+
+def with_products(equations: Sequence[Equation], products: Mapping[Attribute, Equation]) -> list[Equation]:
+    """``equations`` with the products of the quotients in them: a default that nobody takes asks for nothing."""
+    result, waiting = list(equations), dict(products)
+    for equation in result:  # it grows
+        for unknown in [*leaves(equation.left), *leaves(equation.right)]:
+            if isinstance(unknown, Attribute) and unknown in waiting:
+                result.append(waiting.pop(unknown))
+    return result
 
 
 def has_config(model: nn.Module) -> bool:
@@ -85,10 +104,13 @@ def construction(graph: Graph) -> Construction:
     refusal = _difference(built, graph.skeleton)
     if refusal is not None:
         return Construction(refusal=f"{type(graph.model).__name__}(config) builds another model: {refusal[1]}")
-    said = [*ledger.equations.values(), *_of_attributes(graph, built), *_of_tensors(graph, built, made)]
-    equations = ledger.divisions(said)
+    local: dict[str | Attribute, Equation] = {
+        **dict(_of_attributes(graph, built)),
+        **dict(_of_tensors(graph, built, made)),
+    }
+    equations = with_products([*ledger.equations.values(), *local.values()], ledger.products)
     ledger.close()
-    return Construction(equations, {**graph.sizes.values, **ledger.quotients})
+    return Construction(equations, {**graph.sizes.values, **ledger.quotients}, None, local, ledger.products)
 
 
 def tied(graph: Graph, made: Construction) -> Graph:
@@ -189,15 +211,6 @@ class _Ledger(Ledger):
         super().__init__(space)
         self.quotients: dict[Attribute, int] = {}
         self.products: dict[Attribute, Equation] = {}
-
-    def divisions(self, equations: Sequence[Equation]) -> Sequence[Equation]:
-        """``equations`` with the products of the quotients in them: a default that nobody takes asks for nothing."""
-        result, waiting = list(equations), dict(self.products)
-        for equation in result:  # it grows
-            for unknown in [*leaves(equation.left), *leaves(equation.right)]:
-                if isinstance(unknown, Attribute) and unknown in waiting:
-                    result.append(waiting.pop(unknown))
-        return result
 
     def number(self, expr: Expression, value: int) -> None:
         frame = sys._getframe(1)
@@ -308,14 +321,14 @@ class _Made(TorchFunctionMode):
 # -- what it says ------------------------------------------------------------------------------------------------
 
 
-def _of_tensors(graph: Graph, built: nn.Module, made: _Made) -> Iterator[Equation]:
+def _of_tensors(graph: Graph, built: nn.Module, made: _Made) -> Iterator[tuple[str, Equation]]:
     for name, tensor in named_tensors(built).items():
         reason = f"{name} is built so by {type(built).__name__} from its config"
-        for size, axis in zip(made.sizes_of(tensor), graph.tensors[name], strict=True):
-            yield Equation(expression(size), Count(product([axis])), reason)
+        for dim, (size, axis) in enumerate(zip(made.sizes_of(tensor), graph.tensors[name], strict=True)):
+            yield f"{name}[{dim}]", Equation(expression(size), Count(product([axis])), reason)
 
 
-def _of_attributes(graph: Graph, built: nn.Module) -> Iterator[Equation]:
+def _of_attributes(graph: Graph, built: nn.Module) -> Iterator[tuple[Attribute, Equation]]:
     modules = dict(built.named_modules())
     for place in graph.sizes.values:
         try:
@@ -325,7 +338,10 @@ def _of_attributes(graph: Graph, built: nn.Module) -> Iterator[Equation]:
         except (AttributeError, KeyError, IndexError, TypeError):
             continue  # set after the constructor, by whoever uses the model
         if isinstance(value, int) and expression(value) != place:
-            yield Equation(expression(value), place, f"{place} is set so by {type(built).__name__} from its config")
+            yield (
+                place,
+                Equation(expression(value), place, f"{place} is set so by {type(built).__name__} from its config"),
+            )
 
 
 def _difference(built: nn.Module, model: nn.Module) -> tuple[str, str] | None:
