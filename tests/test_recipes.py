@@ -12,16 +12,23 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
+import prunus
 from benchmarks.kill import broken_files
-from prunus import recipes
+from prunus import masks, recipes
 from prunus.cli import main
 from prunus.deploy.folder import sha256
 from prunus.errors import InputError, SaveError
 from prunus.naming import callable_named
+from prunus.recipes.models import ResNet8
+from prunus.recipes.policies import hooks_of
 from prunus.recipes.reading import parse
 from prunus.recipes.running import alone
+from prunus.recipes.schema import Policy
+from prunus.train import cross_entropy, fit, regularizers
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -241,3 +248,86 @@ def test_the_recipe_of_the_documentation_is_right():
     page = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     assert [stage.kind for stage in parse(text, "docs/recipes.md").stages][3:5] == ["distil", "finetune"]
+
+
+POLICIES = {
+    "slimming: {strength: 0.01, from_epoch: 1}": None,
+    "group_lasso: {strength: 0.5}": lambda model, graph, plan, sgd: regularizers.GroupLasso(graph, 0.5, sgd),
+    "group_norm: {strength: 0.01}": lambda model, graph, plan, sgd: regularizers.GroupNorm(graph, 0.01),
+    "greg: {ratio: 0.5, delta: 0.1, every_steps: 1}": lambda model, graph, plan, sgd: regularizers.Growing(
+        model, plan(0.5), 0.1, 1.0, 1
+    ),
+    "l0: {strength: 0.1, lr: 0.1}": lambda model, graph, plan, sgd: regularizers.L0(graph, 0.1, 0.1),
+    "soft_filter: {sparsity: 0.5, skip: [head]}": lambda model, graph, plan, sgd: masks.SoftFilter(
+        prunus.Sparsifier(model, skip=["head"]), 0.5
+    ),
+    "hesso: {ratio: 0.5, to_epoch: 2, periods: 2}": lambda model, graph, plan, sgd: regularizers.HESSO(
+        graph, 0.5, begin=0, length=3, periods=2
+    ),
+}
+
+
+@pytest.mark.parametrize("text", POLICIES)
+def test_a_policy_is_the_regularizer_of_its_name(text):
+    """Three steps in each of two epochs, with the policy and with the object: the same weights."""
+    policy = TypeAdapter(Policy).validate_python(yaml.safe_load(text))
+    ends = []
+    for by_policy in (True, False):
+        torch.manual_seed(0)
+        model = ResNet8(width=4)
+        start = {name: p.detach().clone() for name, p in model.named_parameters()}
+        x = torch.randn(12, 1, 28, 28)
+        batches = list(zip(x.split(4), torch.arange(12).remainder(10).split(4), strict=True))
+        sgd = torch.optim.SGD(model.parameters(), lr=0.05)
+        if by_policy:
+            hooks, _ = hooks_of([policy], model, None, sgd, 3, ([], cross_entropy), x[:2])
+        elif POLICIES[text] is None:
+            hooks = [From(regularizers.Slimming(model, 0.01), 3)]
+        else:
+            hooks = [
+                POLICIES[text](
+                    model,
+                    prunus.trace(model, x[:2]),
+                    lambda ratio, m=model, e=x[:2]: prunus.plan(m, e, ratio=ratio, importance="l1"),
+                    sgd,
+                )
+            ]
+        fit(model, batches, epochs=2, optimizer=sgd, schedule=None, hooks=hooks, seed=1)
+        ends.append({name: p.detach() for name, p in model.named_parameters()})
+    plain = ResNet8(width=4)
+    plain.load_state_dict(start, strict=False)
+    fit(plain, batches, epochs=2, optimizer=torch.optim.SGD(plain.parameters(), lr=0.05), schedule=None, seed=1)
+    for name, weight in ends[0].items():
+        assert torch.equal(weight, ends[1][name]), name
+    assert any(not torch.equal(p, ends[0][name]) for name, p in plain.named_parameters())  # it did something
+
+
+class From:
+    """Slimming from a step on, written out."""
+
+    def __init__(self, hook, first: int) -> None:
+        self.hook, self.left = hook, first
+
+    def before_step(self) -> None:
+        if self.left <= 0:
+            self.hook.before_step()
+        self.left -= 1
+
+    def after_step(self) -> None:
+        pass
+
+    epoch_end = after_step
+
+
+def test_what_training_left_at_zero_is_cut_and_nothing_changes(tmp_path):
+    stages = "  - train:\n      epochs: 2\n      policies:\n        - hesso: {ratio: 0.5, to_epoch: 2, periods: 2}\n"
+    text = TEXT[: TEXT.index("  - train")] + stages + "  - prune: {ratio: zeros}\n"
+    (tmp_path / "zeros.yaml").write_text(text)
+    out = recipes.run(tmp_path / "zeros.yaml", tmp_path / "run")
+    found = json.loads((out / "metrics.json").read_text())
+    assert found["02-prune"]["validation"] == found["01-train"]["validation"]
+    assert found["02-prune"]["parameters"] < 0.4 * found["01-train"]["parameters"]
+    widths = {k: v.shape[0] for k, v in load_file(recipes.final_weights(out)).items() if k.endswith("weight")}
+    assert widths == {"conv1.weight": 3, "conv2.weight": 8, "fc1.weight": 60, "fc2.weight": 42, "fc3.weight": 10}
+    with pytest.raises(InputError, match="ratio: zeros needs a policy before it"):
+        parse(TEXT.replace("ratio: 0.5", "ratio: zeros"), "tiny.yaml")

@@ -96,7 +96,7 @@ def _seconds(stage: Stage, speed: Speed, groups: int) -> float:
 def _what(stage: Stage, speed: Speed, groups: int) -> str:
     how = stage.settings
     if isinstance(how, Training):
-        names = [next(iter(policy.model_fields_set)) for policy in how.policies]
+        names = [policy.kind for policy in how.policies]
         return f"{how.epochs} epochs of {speed.steps} batches" + (f", {', '.join(names)}" if names else "")
     if stage.kind == "sensitivity":
         return f"at most {groups} groups at {len(how.ratios)} ratios"

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+import prunus
 from prunus.errors import InputError
-from prunus.masks import SET, Gradual, RigL, Sparsifier, erdos_renyi
-from prunus.recipes.schema import Policy, Regrowing, Slimming
-from prunus.train import Hook, Loss
-
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+from prunus.masks import SET, Gradual, RigL, SoftFilter, Sparsifier, erdos_renyi
+from prunus.recipes.schema import MASKING, Policy, Regrowing
+from prunus.train import Hook, Loss, regularizers
 
 
 def hooks_of(
@@ -23,17 +22,19 @@ def hooks_of(
     optimizer: torch.optim.Optimizer,
     steps: int,
     calibration: tuple[list[Any], Loss],
+    example: Any,
 ) -> tuple[list[Hook], Sparsifier | None]:
     """The hooks in their order, and the masks they share (those that were there, or new ones).
 
     Args:
         steps: of the optimizer, in an epoch.
         calibration: batches, and the loss, for criteria that look at data.
+        example: inputs to trace the model with.
     """
     hooks: list[Hook] = []
     for policy in policies:
-        if policy.slimming is not None:
-            hooks.append(ScaleShrinker(model, policy.slimming, steps))
+        if policy.kind not in MASKING:
+            hooks.append(_regularizer(policy, model, optimizer, steps, example))
             continue
         sparse = sparse or Sparsifier(model)
         if policy.gradual is not None:
@@ -69,34 +70,74 @@ def _regrowing(policy: Policy, sparse: Sparsifier, optimizer: torch.optim.Optimi
     return method(sparse, every=how.every_steps, end=how.to_epoch * steps, fraction=how.fraction, optimizer=optimizer)
 
 
-class ScaleShrinker:
-    """``strength * sign(scale)`` added to the gradient of each batch-norm scale: Z. Liu et al. (2017), eq. 1."""
+def _regularizer(policy: Policy, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, example: Any) -> Hook:
+    how: Any = getattr(policy, policy.kind)
+    if policy.soft_filter is not None:
+        return SoftFilter(Sparsifier(model, skip=how.skip), how.sparsity, importance=how.importance)
+    if policy.hesso is not None:
+        return _hesso(how, model, steps, example)
+    if policy.l0 is not None:
+        return regularizers.L0(prunus.trace(model, example), how.strength, how.lr, keep=how.keep)
+    hook: Hook
+    if policy.slimming is not None:
+        hook = regularizers.Slimming(model, how.strength)
+    elif policy.group_lasso is not None:
+        hook = regularizers.GroupLasso(prunus.trace(model, example), how.strength, optimizer, how.keep)
+    elif policy.group_norm is not None:
+        hook = regularizers.GroupNorm(prunus.trace(model, example), how.strength, how.alpha, how.keep)
+    else:
+        plan = prunus.plan(model, example, ratio=how.ratio, importance=how.importance, keep=how.keep)
+        hook = regularizers.Growing(model, plan, how.delta, how.ceiling, how.every_steps)
+    return During(hook, how.from_epoch * steps, None if how.to_epoch is None else how.to_epoch * steps)
 
-    def __init__(self, model: nn.Module, how: Slimming, steps: int) -> None:
-        self.scales = [m.weight for m in model.modules() if isinstance(m, _NORMS) and m.affine]
-        if not self.scales:
-            raise InputError(f"{type(model).__name__} has no batch norm with scales to slim.")
-        self.strength, self.count = how.strength, 0
-        self.first, self.last = how.from_epoch * steps, None if how.to_epoch is None else how.to_epoch * steps
+
+def _hesso(how: Any, model: nn.Module, steps: int, example: Any) -> Hook:
+    total = (how.to_epoch - how.from_epoch) * steps
+    periods = min(how.periods, total)
+    if periods < 1:
+        raise InputError(f"hesso: to_epoch {how.to_epoch} must come after from_epoch {how.from_epoch}.")
+    return regularizers.HESSO(
+        prunus.trace(model, example),
+        how.ratio,
+        begin=how.from_epoch * steps,
+        length=total // periods,
+        periods=periods,
+        importance=how.importance,
+        scope=how.scope,
+        keep=how.keep,
+        round_to=how.round_to,
+    )
+
+
+class During:
+    """A hook that is at work in the steps from ``first`` to before ``last`` alone."""
+
+    def __init__(self, hook: Any, first: int, last: int | None) -> None:
+        self.hook, self.first, self.last, self.count = hook, first, last, 0
 
     def before_step(self) -> None:
-        """Add the slope of the L1 norm."""
-        if self.count >= self.first and (self.last is None or self.count < self.last):
-            for scale in self.scales:
-                if scale.grad is not None:
-                    scale.grad.add_(scale.detach().sign(), alpha=self.strength)
+        """The hook's, if it is its time."""
+        if self._now():
+            self.hook.before_step()
 
     def after_step(self) -> None:
-        """Count."""
+        """The hook's, if it is its time."""
+        if self._now():
+            self.hook.after_step()
         self.count += 1
 
     def epoch_end(self) -> None:
-        """Nothing to do between epochs."""
+        """The hook's."""
+        self.hook.epoch_end()
 
     def state_dict(self) -> dict[str, Any]:
-        """The steps done."""
-        return {"count": self.count}
+        """The steps done, and the hook's."""
+        return {"count": self.count, "hook": self.hook.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what ``state_dict`` gave."""
         self.count = state["count"]
+        self.hook.load_state_dict(state["hook"])
+
+    def _now(self) -> bool:
+        return self.count >= self.first and (self.last is None or self.count < self.last)

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from prunus.errors import InputError, suggest
-from prunus.recipes.schema import Quick, Recipe, Stage, Training
+from prunus.recipes.schema import ZEROING, Quick, Recipe, Stage, Training
 
 _MAX_BYTES = 2**20
 
@@ -93,11 +93,17 @@ def misplaced(recipe: Recipe) -> Iterator[tuple[int, str]]:
         kinds = [each.kind for each in seen]
         if stage.kind == "prune" and stage.settings.ratio == "table" and "sensitivity" not in kinds:
             yield number, "ratio: table needs a sensitivity stage before it."
+        if stage.kind == "prune" and stage.settings.ratio == "zeros" and not any(map(_zeroes, seen)):
+            yield number, f"ratio: zeros needs a policy before it that leaves some: {', '.join(ZEROING)}."
         if stage.kind == "prune" and any(each.makes_zeros for each in seen):
             yield number, "cut before zeros are made: a cut takes whole channels, and masks don't follow it."
         if stage.kind == "distil" and not any(each.kind == "prune" or each.makes_zeros for each in seen):
             yield number, "distil learns from the model before the first cut or mask; there is none before it."
         seen.append(stage)
+
+
+def _zeroes(stage: Stage) -> bool:
+    return any(policy.kind in ZEROING for policy in getattr(stage.settings, "policies", ()))
 
 
 def quickened(recipe: Recipe) -> Recipe:
@@ -135,6 +141,8 @@ def _quick_policy(policy: Any, epochs: int) -> Any:
     }
     if kind == "gradual":
         limits["from_epoch"] = min(limits["from_epoch"], limits["to_epoch"])
+    if kind == "hesso":
+        limits["from_epoch"] = min(limits["from_epoch"], limits["to_epoch"] - 1)
     return policy.model_copy(update={kind: inner.model_copy(update=limits)})
 
 

@@ -36,12 +36,72 @@ class Regrowing(_Strict):
     to_epoch: int = Field(ge=1)
 
 
-class Slimming(_Strict):
-    """L1 on the scales of batch norm (Z. Liu et al., Network Slimming, 2017): cut with ``importance: bn_scale``."""
+class _During(_Strict):
+    """Steps of these epochs, counted from 0; to the end, where no end is given."""
 
-    strength: float = Field(gt=0)
     from_epoch: int = Field(0, ge=0)
     to_epoch: int | None = Field(None, ge=1)
+
+
+class Slimming(_During):
+    """L1 on scales of batch norm, to cut by ``bn_scale``: :class:`prunus.train.regularizers.Slimming`."""
+
+    strength: float = Field(gt=0)
+
+
+class GroupLasso(_During):
+    """Everything of an index to zero together (SSL): :class:`prunus.train.regularizers.GroupLasso`, proximal."""
+
+    strength: float = Field(gt=0)
+    keep: tuple[str, ...] = ()
+
+
+class GroupNorm(_During):
+    """The weaker an index the harder it is pulled (DepGraph): :class:`prunus.train.regularizers.GroupNorm`."""
+
+    strength: float = Field(gt=0)
+    alpha: float = Field(4.0, gt=0)
+    keep: tuple[str, ...] = ()
+
+
+class Growing(_During):
+    """L2 that grows on what a cut of this ratio takes away (GReg): :class:`prunus.train.regularizers.Growing`."""
+
+    ratio: float = Field(gt=0, lt=1)
+    delta: float = Field(1e-4, gt=0)
+    ceiling: float = Field(1.0, gt=0)
+    every_steps: int = Field(10, ge=1)
+    importance: str = "l1"
+    keep: tuple[str, ...] = ()
+
+
+class L0(_Strict):
+    """Gates that learn to close, over the whole stage: :class:`prunus.train.regularizers.L0`."""
+
+    strength: float = Field(gt=0)
+    lr: float = Field(1e-2, gt=0)
+    keep: tuple[str, ...] = ()
+
+
+class SoftFilter(_Strict):
+    """The weakest filters are zeroed after each epoch and train on: :class:`prunus.masks.SoftFilter`."""
+
+    sparsity: float = Field(gt=0, lt=1)
+    importance: str = "l2"
+    skip: tuple[str, ...] = ()
+
+
+class HESSO(_Strict):
+    """Forgets to the exact ratio, by ``to_epoch``: :class:`prunus.train.regularizers.HESSO`."""
+
+    ratio: float = Field(gt=0, lt=1)
+    from_epoch: int = Field(0, ge=0)
+    to_epoch: int = Field(ge=1)
+    periods: int = Field(5, ge=1)
+    importance: str = "l2"
+    scope: Literal["local", "global", "isomorphic"] = "local"
+    keep: tuple[str, ...] = ()
+    round_to: int | None = Field(None, ge=1)
 
 
 class Policy(_Strict):
@@ -51,12 +111,28 @@ class Policy(_Strict):
     rigl: Regrowing | None = None
     set: Regrowing | None = None
     slimming: Slimming | None = None
+    group_lasso: GroupLasso | None = None
+    group_norm: GroupNorm | None = None
+    greg: Growing | None = None
+    l0: L0 | None = None
+    soft_filter: SoftFilter | None = None
+    hesso: HESSO | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Policy:
         if len(self.model_fields_set) != 1:
             raise ValueError(f"a policy is one of {', '.join(type(self).model_fields)}, each under a dash of its own")
         return self
+
+    @property
+    def kind(self) -> str:
+        return next(iter(self.model_fields_set))
+
+
+MASKING = ("gradual", "rigl", "set")
+"""Policies that leave masks, which are held from then on."""
+ZEROING = ("group_lasso", "l0", "soft_filter", "hesso")
+"""Policies that leave whole indices at zero, for ``prune: {ratio: zeros}``."""
 
 
 class Training(_Strict):
@@ -104,9 +180,12 @@ class Sensitivity(_Strict):
 
 
 class Prune(_Strict):
-    """A structural cut, proven; first whole blocks (``drop_blocks``, a number), then width."""
+    """A structural cut, proven; first whole blocks (``drop_blocks``, a number), then width.
 
-    ratio: float | Literal["table"] | Mapping[str, float] | None = None
+    ``ratio: zeros`` takes away what training left at zero and nothing else: the same function, by ``prunus.extract``.
+    """
+
+    ratio: float | Literal["table", "zeros"] | Mapping[str, float] | None = None
     budget: Mapping[str, str | int | float] | None = None
     drop_blocks: int | None = Field(None, ge=1)
     importance: str = "l2"
@@ -119,7 +198,7 @@ class Prune(_Strict):
     @model_validator(mode="after")
     def _something(self) -> Prune:
         if self.ratio is None and self.budget is None and self.drop_blocks is None:
-            raise ValueError("give ratio (a share, or 'table' after sensitivity), budget, or drop_blocks (a number)")
+            raise ValueError("give ratio (a share, 'table', 'zeros'), budget, or drop_blocks (a number)")
         return self
 
 
@@ -181,7 +260,7 @@ class Stage(_Strict):
     def makes_zeros(self) -> bool:
         """Whether the model has masks after it."""
         policies: tuple[Policy, ...] = getattr(self.settings, "policies", ())
-        return self.kind == "sparsify" or any(policy.slimming is None for policy in policies)
+        return self.kind == "sparsify" or any(policy.kind in MASKING for policy in policies)
 
 
 class Quick(_Strict):

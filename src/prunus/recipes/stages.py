@@ -107,7 +107,10 @@ def _fit(how: Training, state: State, context: Context, loss: Any) -> State:
     batches = len(data.train)  # type: ignore[arg-type]
     steps = -(-batches // how.accumulate)
     calibration = context.calibration() if how.policies else []
-    hooks, sparse = hooks_of(how.policies, model, state.sparsifier(), optimizer, steps, (calibration, data.loss))
+    sparse = state.sparsifier()
+    hooks, sparse = hooks_of(
+        how.policies, model, sparse, optimizer, steps, (calibration, data.loss), context.data.example
+    )
     history = fit(
         model,
         data.train,
@@ -173,7 +176,10 @@ def cut(how: Prune, state: State, context: Context) -> State:
         plan = prunus.drop_blocks(model, context.data.example, number=how.drop_blocks, data=examples)
         model = _applied(model, plan, context)
         context.found["dropped"] = list(plan.dropped)
-    if how.ratio is not None or how.budget is not None:
+    if how.ratio == "zeros":
+        model = prunus.extract(model, context.data.example)
+        context.found["extracted"] = str(model.__dict__["prunus_extraction"])
+    elif how.ratio is not None or how.budget is not None:
         plan = prunus.plan(
             model,
             context.data.example,
