@@ -96,6 +96,39 @@ def test_optuna_resumes_from_sqlite_and_its_pruner_is_asked(tmp_path):
     assert len(seen) == 12 and again.score == second.score
 
 
+def share_a_study(storage, log, gate):
+    def evaluate(network):
+        with log.open("a") as file:
+            file.write("x")
+        return likes_fc1(network)
+
+    gate.wait(60)
+    return prunus.search(
+        lenet(), X, evaluate=evaluate, budget={"macs": "50%"}, trials=10, method="optuna", storage=storage
+    )
+
+
+def test_two_processes_share_one_study_from_its_first_moment(tmp_path):
+    """Both begin at once on a file that isn't there yet; each trial is evaluated once, by one of them."""
+    pytest.importorskip("optuna")
+    gate, logs = FORK.Barrier(2), [tmp_path / "one", tmp_path / "two"]
+    processes = [FORK.Process(target=share_a_study, args=(tmp_path / "study.db", log, gate)) for log in logs]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    evaluated = [log.stat().st_size for log in logs]
+    assert min(evaluated) >= 1
+    never = prunus.search(
+        lenet(), X, evaluate=likes_fc1, budget={"macs": "50%"}, trials=10, method="optuna",
+        storage=tmp_path / "study.db",
+    )  # fmt: skip
+    assert len(never.trials) == sum(evaluated) and 10 <= sum(evaluated) <= 11
+    assert sum(all(value == 0.0 for value in trial.emphasis.values()) for trial in never.trials) in (1, 2)
+    assert never.score == max(trial.score for trial in never.trials)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

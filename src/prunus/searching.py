@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from prunus.trace import Graph, trace
 
 METHODS = ("evolution", "optuna")
 _PARENTS, _SPREAD, _BOUND = 6, 0.5, 3.0
+_TRIES = 20
 
 Emphasis = Mapping[str, float]
 
@@ -158,6 +161,21 @@ def _child(rng: np.random.Generator, pool: Sequence[Any], genes: int, number: in
     return result
 
 
+def _study(optuna: Any, place: str | None, name: str, sampler: Any) -> Any:
+    """The study of that name. Processes that begin at once both make the tables of a new file; the later one waits."""
+    create = partial(optuna.create_study, study_name=name, direction="maximize", load_if_exists=True, sampler=sampler)
+    if place is None:
+        return create()
+    from sqlalchemy.exc import DatabaseError
+
+    for _ in range(_TRIES):
+        try:
+            return create(storage=place)
+        except DatabaseError:
+            time.sleep(0.2)
+    return create(storage=place)
+
+
 def _optuna(
     space: _Space, evaluate: Callable[..., float], trials: int, seed: int, storage: Any, identity: str
 ) -> Iterator[Trial]:
@@ -168,9 +186,7 @@ def _optuna(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     place = None if storage is None else f"sqlite:///{os.fspath(storage)}"
     sampler = optuna.samplers.TPESampler(seed=seed if place is None else None, multivariate=True)
-    study = optuna.create_study(
-        storage=place, study_name=identity, direction="maximize", load_if_exists=True, sampler=sampler
-    )
+    study = _study(optuna, place, identity, sampler)
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(dict.fromkeys(space.names, 0.0), skip_if_exists=True)
     reports = len(inspect.signature(evaluate).parameters) > 1
