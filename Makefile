@@ -10,6 +10,7 @@ help:
 	@echo "make demo   train, prune, prove, retrain, save, export and measure a LeNet on real digits"
 	@echo "make test   linters, types and all tests"
 	@echo "make wheel-test  build the wheel, install it by itself, run the demo from it"
+	@echo "make floor  the fast tests with the oldest versions of torch and the rest (gigabytes)"
 	@echo "make zoo    the whole model zoo (slow)"
 	@echo "make zoo-libraries  the same for diffusers, PEFT, MONAI, Ultralytics and others, installed only for it"
 	@echo "make bench  speed of the analysis, beside Torch-Pruning (installed only for it)"
@@ -53,6 +54,14 @@ wheel-test: .venv/.ready
 	build/wheel/venv/bin/pip install --quiet --no-index --no-deps build/wheel/dist/*.whl
 	cd build/wheel && venv/bin/prunus --version && venv/bin/prunus run --list && venv/bin/prunus demo --quick --out demo-out
 	cd build/wheel && venv/bin/python -c "import prunus; assert '/wheel/venv/' in prunus.__file__, prunus.__file__"
+
+# The oldest versions that pyproject.toml allows, in an environment of their own: gigabytes, since this torch brings CUDA.
+FAST := axes sizes operators prune profile saving golden trust cli export criteria compensation budget train checkpoints
+.PHONY: floor
+floor:
+	test -x build/floor/bin/python || $(PYTHON) -m venv build/floor
+	build/floor/bin/pip install --quiet --disable-pip-version-check -r requirements-floor.txt
+	PYTHONPATH=src build/floor/bin/python -m pytest -m "not slow and not gpu" $(FAST:%=tests/test_%.py)
 
 zoo: .bench-peers/torch_pruning
 	$(PY) -m benchmarks.zoo.timm_names timm-names.jsonl

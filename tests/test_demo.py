@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
@@ -26,6 +27,7 @@ from prunus.demo.outcome import Settings
 from prunus.errors import InputError, PlanError
 from prunus.report.terminal import Terminal
 from prunus.sensitivity import Row, Sensitivity
+from tests.test_report import browser
 
 QUICK = Settings(seed=3, epochs=1, finetune_epochs=1, examples=600, repeats=6)
 EXAMPLE = Path(__file__).parent.parent / "examples" / "lenet.py"
@@ -88,7 +90,7 @@ def test_masks_change_nothing_but_zeros():
     table = masked_table(weights(0), digits, digits.images[:4], repeats=6)
     rows = {row["conv1 with"]: row for row in table.as_json()}
     zeros = [row["zeros"] for row in rows.values()]
-    assert zeros == ["0 of 54", "16 of 54", "27 of 54", "27 of 54"]
+    assert zeros == ["0/54", "16/54", "27/54", "27/54"]
     assert {row["shape"] for row in rows.values()} == {"6×1×3×3"}
     assert {row["MACs"] for row in rows.values()} == {"199,968"}
     sizes = [float(row["weights file"].split()[0]) for row in rows.values()]
@@ -210,3 +212,37 @@ def test_the_page_says_everything_in_chinese_too(done):
 
 
 PAGES = ("report.html", "report.zh-CN.html")
+WIDTHS = (1200, 360)
+LOOK = """<script>addEventListener('load', () => {
+  const told = [...document.querySelectorAll('iframe')].map(frame => {
+    const page = frame.contentDocument, width = frame.contentWindow.innerWidth;
+    const wide = [...page.querySelectorAll('body *')].filter(e => !e.closest('.scroll, pre, svg'));
+    return {
+      width, overflow: page.documentElement.scrollWidth - width,
+      cut: wide.filter(e => e.getBoundingClientRect().right > width + 1).map(e => e.tagName + ' ' + e.className),
+      figures: [...page.querySelectorAll('svg')].filter(e => e.getBoundingClientRect().height > 60).length,
+      loads: frame.contentWindow.performance.getEntriesByType('resource').length,
+      back: frame.contentWindow.getComputedStyle(page.body).backgroundColor,
+    };
+  });
+  document.body.setAttribute('data-seen', JSON.stringify(told));
+});</script>"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_real_browser_shows_both_pages_on_a_desk_and_on_a_phone(done, tmp_path, dark):
+    pages = [(done[1] / name).read_text(encoding="utf-8") for name in PAGES]
+    frames = [
+        f'<iframe width="{w}" height="900" style="border:0" srcdoc="{html.escape(text)}"></iframe>'
+        for text in pages
+        for w in WIDTHS
+    ]
+    (tmp_path / "all.html").write_text(f"<!DOCTYPE html><body>{''.join(frames)}{LOOK}</body>", encoding="utf-8")
+    scheme = f"--blink-settings=preferredColorScheme={int(not dark)}"
+    dom = browser(scheme, "--dump-dom", (tmp_path / "all.html").as_uri(), profile=tmp_path / "profile")
+    seen = json.loads(html.unescape(re.search(r'data-seen="([^"]*)"', dom)[1]))
+    assert [each["width"] for each in seen] == [*WIDTHS, *WIDTHS]
+    for each in seen:
+        assert each["overflow"] <= 0 and each["cut"] == [], each
+        assert each["figures"] >= 3 and each["loads"] == 0
+        assert each["back"] == ("rgb(18, 22, 27)" if dark else "rgb(246, 247, 249)")

@@ -144,16 +144,19 @@ def test_the_terminal_writes_plain_text_to_a_pipe_and_frames_to_a_person():
 
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars"
+    "--disable-component-update --disable-sync --hide-scrollbars --enable-logging=stderr --log-level=0"
 ).split()
 
 
 def browser(*arguments: str, profile) -> str:
+    """What headless Chromium prints; it fails where a page writes to the console."""
     found = shutil.which("chromium") or shutil.which("chromium-browser")
     if found is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     command = [found, *FLAGS, f"--user-data-dir={profile}", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    shown = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in shown.stderr, shown.stderr
+    return shown.stdout
 
 
 PROBE = """<script>addEventListener('load', () => {
@@ -184,6 +187,12 @@ def test_a_real_browser_shows_it(tmp_path, width):
     seen = json.loads(html.unescape(match[1]))
     assert seen["overflow"] <= 0, "the page scrolls sideways"
     assert (seen["figures"], seen["rows"], seen["loads"], seen["mode"]) == (4, 2, 0, "CSS1Compat")
+
+
+def test_what_a_page_writes_to_the_console_is_noticed(tmp_path):
+    (tmp_path / "page.html").write_text("<!DOCTYPE html><script>console.error('loud')</script>", encoding="utf-8")
+    with pytest.raises(AssertionError, match="loud"):
+        browser("--dump-dom", (tmp_path / "page.html").as_uri(), profile=tmp_path / "profile")
 
 
 def test_dark_and_light_differ(tmp_path):

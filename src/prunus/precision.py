@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+GROUPED_MM: Any = getattr(getattr(torch.ops.aten, "_grouped_mm", None), "default", None)
+"""The one operator without a kernel for fp64; None in torch 2.6, which doesn't have it."""
+
 _DOUBLE = {
     **dict.fromkeys((torch.float32, torch.float16, torch.bfloat16), torch.float64),
     **dict.fromkeys((torch.complex64, torch.complex32), torch.complex128),
@@ -47,7 +50,7 @@ def as_double(tensor: Tensor) -> Tensor:
 
 def in_double(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Call an operator; the one that has no fp64 kernel is computed product by product."""
-    if func is not torch.ops.aten._grouped_mm.default or args[0].dtype != torch.float64:
+    if func is not GROUPED_MM or args[0].dtype != torch.float64:
         return func(*args, **kwargs)
     a, b, *rest = args
     ends = kwargs.get("offs", rest[0] if rest else None)

@@ -23,7 +23,7 @@ from prunus.caches import caches_forgotten
 from prunus.errors import InputError, PlanError
 from prunus.operators import Call, find, operator_name
 from prunus.plan import Plan
-from prunus.precision import Precise, as_double, doubled, in_double
+from prunus.precision import GROUPED_MM, Precise, as_double, doubled, in_double
 from prunus.residual import without_blocks
 from prunus.running import Inputs, check_eager, each_input, mapped, outputs_in
 from prunus.surgery import named_tensors
@@ -239,7 +239,7 @@ class DoubleMode(Precise):
         self.choices = choices or Choices()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._grouped_mm.default:
+        if func is GROUPED_MM:
             return in_double(func, args, doubled(kwargs))
         return self.choices.run(func, args, doubled(kwargs))
 

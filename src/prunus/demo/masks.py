@@ -37,7 +37,7 @@ def masked_table(dense: LeNet, digits: Part, example: Tensor, repeats: int) -> T
         rows.append(
             (
                 name,
-                f"{zeros} of {weight.numel()}",
+                f"{zeros}/{weight.numel()}",
                 "×".join(map(str, weight.shape)),
                 count(profile(model, example[:1], latency=False).macs),
                 kilobytes(file_bytes(model)),

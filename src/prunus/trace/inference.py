@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prunus.precision import GROUPED_MM
+
 aten = torch.ops.aten
 
 
@@ -84,5 +86,5 @@ _SHORTCUTS: dict[Any, Callable[[Any, Any], Any]] = {
     ),
     aten.native_layer_norm.default: _layer_norm,
     aten.native_batch_norm.default: _batch_norm,
-    aten._grouped_mm.default: _grouped_mm,
+    **({} if GROUPED_MM is None else {GROUPED_MM: _grouped_mm}),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -151,6 +152,7 @@ class _Tracer:
         if self.watch is not None:
             self.watch(mode, training)
         self.copy.train(training)
+        importlib.import_module("torch._dynamo")  # meta kernels import it; in torch 2.6 that runs operators
         with creations(self.copy, mode.note_made), traced_attributes(self.copy, self.ledger) as values:
             self.values = values
             outputs = run_under(self.copy, *inputs, mode, SizeMode(mode, self.ledger), self.space)
