@@ -14,7 +14,7 @@ SOURCE = Path(prunus.__file__).parent
 # Each layer may import itself and the layers above it in this list, no other.
 LAYERS = [
     {"errors", "documents", "disk", "state"},
-    {"running", "axes", "caches", "precision", "naming"},
+    {"running", "sharing", "axes", "caches", "precision", "naming"},
     {"operators", "created"},
     {"sizes", "skip", "settings"},
     {"foreign", "surgery", "spread", "accounts"},

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prunus.errors import InputError, PlanError, suggest
 from prunus.settings import is_record, setting
+from prunus.sharing import overlapping, placed
 from prunus.skip import Returns, Skip
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
@@ -117,6 +118,9 @@ def apply(
             raise PlanError(f"{name!r} is tied to another tensor, but the plan cuts the two differently.")
         small[id(tensor)] = (tensor, cut)
     replace = {key: like(tensor, slice_tensor(tensor, cut)) for key, (tensor, cut) in small.items()}
+    for name, whole in overlapping(tensors).items():
+        data = placed(name, whole, tensors, kept, replace[id(tensors[whole])].detach())
+        replace[id(tensors[name])] = like(tensors[name], data)
     result = copy_model(model, {**replace, **skips})
     for change in attributes:
         set_attribute(result, change)

@@ -15,6 +15,7 @@ from prunus.caches import caches_forgotten
 from prunus.created import creations
 from prunus.errors import InputError, TraceError
 from prunus.running import Inputs, check_eager, each_input, mapped, outputs_in, states_in, tensors_in
+from prunus.sharing import overlapping, same_place
 from prunus.sizes import Attribute, Ledger, solve
 from prunus.state import restored
 from prunus.surgery import copy_model, named_tensors
@@ -99,9 +100,22 @@ class _Tracer:
         self.copy = real_copy(model) if real else meta_copy(model)
         self.tensors = mark_names(self.copy)
         self.axes = axes_of_tensors(self.tensors.values(), self.space)
+        self._unify_shared()
         self.modes: list[AxisMode] = []
         self.notes: list[str] = []
         self.values: dict[Attribute, int] = {}
+
+    def _unify_shared(self) -> None:
+        """Tensors that are the same memory are cut alike; one that is a part of another's stays, and so does that."""
+        given = named_tensors(self.model)
+        for name, whole in overlapping(given).items():
+            mine, theirs = self.axes[id(self.tensors[name])], self.axes[id(self.tensors[whole])]
+            if same_place(given[name], given[whole]):
+                for a, b in zip(mine, theirs, strict=True):
+                    self.space.unify(a, b)
+            else:
+                for axis in (*mine, *theirs):
+                    self.space.freeze(axis, f"{name} lies in the memory of {whole}")
 
     def trace(self) -> Graph:
         runs = [self._run(inputs, training=False) for inputs in self.inputs]
