@@ -51,6 +51,9 @@ def test_the_last_layer_is_the_least_squares_solution() -> None:
         lambda: nn.Conv2d(4, 4, 3, groups=4, padding=1, bias=False),
         lambda: nn.Conv1d(4, 6, 3, padding=2),
         lambda: nn.Conv3d(4, 2, 2, stride=2),
+        lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1),
+        lambda: nn.ConvTranspose2d(4, 6, (3, 2), stride=(1, 3), dilation=(2, 1), padding=(3, 0)),
+        lambda: nn.ConvTranspose1d(4, 6, 4, stride=2, bias=False),
     ],
 )
 def test_rows_of_a_convolution_give_its_outputs(conv: Callable[[], nn.Module]) -> None:
@@ -236,7 +239,8 @@ def test_what_is_not_mended_is_told() -> None:
     result = prunus.compensate(model, small, plan, [ids], ids[:2])
     assert {m.weight for m in result.layers} == {"gate.weight", "up.weight", "down.weight", "head.weight"}
     assert set(result.skipped) == {"table.weight", "mix.weight_ih_l0", "mix.weight_hh_l0"}
-    assert "mix.weight_hh_l0: it is no weight of a linear map" in str(result)
+    assert "table.weight: it is no weight of a linear map" in str(result)
+    assert "mix.weight_hh_l0: its outputs go through the gates of a recurrent layer" in str(result)
     plain = plan.apply(model)
     assert (small(ids) - model(ids)).square().mean() < (plain(ids) - model(ids)).square().mean()
 
@@ -274,3 +278,49 @@ def test_rows_that_a_mask_hides_dont_count_and_a_stream_is_made_up_for() -> None
         wanted = (x_dense + model.down(model.up(x_dense).relu())).double()
         best = fitted(h, wanted - x) + x
         torch.testing.assert_close(small.down(h.float()).double() + x, best, rtol=1e-3, atol=1e-4)
+
+
+class Widening(nn.Module):
+    """A transposed convolution and a product by einsum read what is cut."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.first, self.kind = nn.Conv2d(3, 10, 3, padding=1), kind
+        self.up = nn.ConvTranspose2d(10, 4, 3, stride=2, padding=1, output_padding=1)
+        self.mix = nn.Parameter(torch.randn(10, 4) / 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(x).relu()
+        if self.kind == "transposed":
+            return self.up(h)
+        return torch.einsum("nhwc,cd->nhwd", h.permute(0, 2, 3, 1), self.mix)
+
+
+@pytest.mark.parametrize("kind", ["transposed", "einsum"])
+def test_transposed_convolutions_and_einsum_are_the_least_squares_solution(kind: str) -> None:
+    """Solved again by torch.linalg.lstsq, over columns that each weight makes alone."""
+    torch.manual_seed(0)
+    model = Widening(kind).double().eval()
+    x = draw(6, 3, 5, 5)
+    plan = prunus.plan(model, x[:1], ratio={"first": 0.5})
+    small = plan.apply(model)
+    result = prunus.compensate(model, small, plan, [x], x[:1], ridge=1e-12)
+    name = "up.weight" if kind == "transposed" else "mix"
+    assert result.layers[-1].weight == name and result.skipped == {}
+    with torch.no_grad():
+        wanted, found, h = model(x), small(x), small.first(x).relu()
+        if kind == "einsum":
+            best = torch.linalg.lstsq(h.movedim(1, -1).flatten(0, 2), wanted.flatten(0, 2)).solution
+            torch.testing.assert_close(small.mix.detach(), best, rtol=1e-5, atol=1e-6)
+            return
+        weight = small.up.weight
+        columns = []
+        for i in range(weight[:, 0].numel()):
+            unit = torch.zeros_like(weight[:, :1])
+            unit.view(-1)[i] = 1
+            columns.append(F.conv_transpose2d(h, unit, None, 2, 1, 1).flatten())
+        columns.append(torch.ones_like(columns[0]))
+        design = torch.stack(columns, 1)
+        for o in range(4):
+            best = design @ torch.linalg.lstsq(design, wanted[:, o].flatten()).solution
+            torch.testing.assert_close(found[:, o].flatten(), best, rtol=1e-5, atol=1e-6)

@@ -105,4 +105,13 @@ def _order(small: nn.Module, batches: Batches) -> tuple[list[str], dict[str, str
 def _unknown(small: nn.Module, plan: Plan, known: Collection[str]) -> dict[str, str]:
     """The matrices that were cut and that no fit knows, such as those of recurrent layers and embeddings."""
     cut = [name for name, tensor in small.named_parameters() if tensor.dim() > 1 and name in plan.kept]
-    return {name: "it is no weight of a linear map or convolution" for name in cut if name not in known}
+    return {name: _why_unknown(small, name) for name in cut if name not in known}
+
+
+def _why_unknown(small: nn.Module, name: str) -> str:
+    owner = small.get_submodule(name.rpartition(".")[0])
+    if isinstance(owner, nn.RNNBase | nn.RNNCellBase):
+        return "its outputs go through the gates of a recurrent layer, and nothing linear is seen of them"
+    if isinstance(owner, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        return "it is a transposed convolution in groups"
+    return "it is no weight of a linear map or convolution"

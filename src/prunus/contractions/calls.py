@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from prunus.contractions.moments import Fit
 
@@ -24,6 +24,7 @@ class Contraction:
         channel: the dimension of the output that runs over channels.
         groups: of a convolution; 1 otherwise.
         window: stride, padding and dilation of a convolution; None otherwise.
+        spread: the output padding of a transposed convolution; None otherwise.
     """
 
     weight: Tensor
@@ -34,6 +35,7 @@ class Contraction:
     channel: int = -1
     groups: int = 1
     window: tuple[Any, Any, Any] | None = None
+    spread: Any = None
 
     def fit(self) -> Fit:
         """Weights and bias, by group."""
@@ -59,7 +61,10 @@ class Contraction:
         x = self.x.detach()
         if self.window is None:
             return x.flatten(0, -2)[at.to(x.device)][None]
-        patches = _patches(x, self.weight.shape[2:], *self.window)
+        if self.spread is None:
+            patches = _patches(x, self.weight.shape[2:], *self.window)
+        else:
+            patches = _scattered(x, self.weight.shape[2:], *self.window, self.spread)
         spatial = x.dim() - 2
         where = torch.unravel_index(at.to(x.device), (patches.shape[0], *patches.shape[2 : 2 + spatial]))
         rows = patches.movedim(1, 1 + spatial)[where]  # (rows, channels, *kernel)
@@ -88,6 +93,18 @@ def _patches(x: Tensor, kernel: torch.Size, stride: Any, padding: Any, dilation:
         x = x.unfold(2 + i, (kernel[i] - 1) * dilation[i] + 1, stride[i])
     steps: Any = (..., *(slice(None, None, d) for d in dilation))
     return x[steps]
+
+
+def _scattered(x: Tensor, kernel: torch.Size, stride: Any, padding: Any, dilation: Any, more: Any) -> Tensor:
+    """The same of a transposed convolution: that of stride 1, its kernel turned round, over inputs ``stride`` apart."""
+    n = len(kernel)
+    stride, padding, dilation, more = (_each(value, n) for value in (stride, padding, dilation, more))
+    apart = x.new_zeros(*x.shape[:2], *((size - 1) * s + 1 for size, s in zip(x.shape[2:], stride, strict=True)))
+    places: Any = (..., *(slice(None, None, s) for s in stride))
+    apart[places] = x
+    reach = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
+    sides = [side for before, m in reversed(list(zip(reach, more, strict=True))) for side in (before, before + m)]
+    return _patches(F.pad(apart, sides), kernel, 1, 0, dilation).flip(tuple(range(-n, 0)))
 
 
 def _margins(kernel: torch.Size, padding: Any, dilation: list[int]) -> list[int]:
@@ -133,6 +150,42 @@ def _convolution(
     return Contraction(weight, bias, input, channel=1, groups=groups, window=(stride, padding, dilation))
 
 
+def _transposed(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Contraction | None:
+    """Not in groups: then its weight has no dimension of its own for all outputs."""
+    if input.dim() != weight.dim() or groups != 1:
+        return None
+    window = (stride, padding, dilation)
+    return Contraction(weight, bias, input, out_dim=1, in_dim=0, channel=1, window=window, spread=output_padding)
+
+
+def _einsum(equation: str, *operands: Any) -> Contraction | None:
+    """An input whose last axis is contracted with a matrix of weights, in either order of its dimensions."""
+    tensors = operands[0] if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands
+    sides, arrow, result = equation.replace(" ", "").partition("->")
+    terms = sides.split(",")
+    if not arrow or len(terms) != 2 or len(tensors) != 2:
+        return None
+    x, weight = (1, 0) if isinstance(tensors[0], nn.Parameter) else (0, 1)
+    rows, matrix = terms[x], terms[weight]
+    letters = rows.replace("...", "")
+    if len(matrix) != 2 or len({*letters}) != len(letters):
+        return None
+    inputs, outputs = rows[-1:], result[-1:]
+    if {*matrix} != {inputs, outputs} or inputs == outputs or result != rows[:-1] + outputs:
+        return None
+    out_dim = matrix.index(outputs)
+    return Contraction(tensors[weight], None, tensors[x], out_dim=out_dim, in_dim=1 - out_dim)
+
+
 CALLS: dict[str, Callable[..., Contraction | None]] = {
     "linear": _linear,
     "addmm": _addmm,
@@ -142,4 +195,8 @@ CALLS: dict[str, Callable[..., Contraction | None]] = {
     "conv1d": _convolution,
     "conv2d": _convolution,
     "conv3d": _convolution,
+    "conv_transpose1d": _transposed,
+    "conv_transpose2d": _transposed,
+    "conv_transpose3d": _transposed,
+    "einsum": _einsum,
 }
