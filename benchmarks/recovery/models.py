@@ -56,7 +56,7 @@ class Job:
 
 FASHION = ("blocks.0", "blocks.1", "blocks.2")
 JOBS = {
-    "fashion": Job("ResNet-8, clothes", ResNet8, load_fashion, 3, 1, 1000, 40, 128, 4e-3, 0.6, 0.4, FASHION, norm=True),
+    "fashion": Job("ResNet-8, clothes", ResNet8, load_fashion, 2, 1, 1000, 40, 128, 4e-3, 0.6, 0.4, FASHION, norm=True),
     "lenet": Job("LeNet, digits", LeNet, load_digits, 6, 4, None, 4, 64, 4e-3, 0.65, 0.5, ("conv2", "fc2"), norm=False),
 }
 
