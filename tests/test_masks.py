@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import nn
 
 import prunus
@@ -350,3 +351,16 @@ def test_zeros_outside_a_mask_are_plus_zero_whatever_was_there(dtype):
     expected = values.masked_fill(~mask, 0)
     zero_outside(values, mask)
     assert torch.equal(values, expected) and not values.signbit().any()
+
+
+@pytest.mark.parametrize("levels", [4, 10**6])
+def test_the_lowest_scores_are_chosen_by_count_also_among_equals(levels):
+    """Against torch.nn.utils.prune, which takes topk's choice."""
+    layer = nn.Linear(40, 30, bias=False)
+    draw = torch.Generator().manual_seed(1)
+    layer.weight.data = torch.randint(1, levels, (30, 40), generator=draw).float()
+    other = copy.deepcopy(layer)
+    sparse = prunus.Sparsifier(layer).prune(0.3)
+    torch.nn.utils.prune.l1_unstructured(other, "weight", amount=0.3)
+    assert torch.equal(sparse.masks["weight"], other.weight_mask.bool())
+    assert int((~sparse.masks["weight"]).sum()) == 360

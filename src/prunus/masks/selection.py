@@ -60,8 +60,11 @@ class Pool:
 
 
 def _lowest(scores: Tensor, count: int) -> Tensor:
-    """Indices of the ``count`` lowest: by a threshold, which takes a fifth of the memory of topk, unless it ties."""
-    if count > 0:
+    """Indices of the ``count`` lowest: by a threshold, which takes a fifth of the memory of topk, unless it ties.
+
+    On a GPU by topk: torch refuses ``kthvalue`` there where only deterministic algorithms are allowed.
+    """
+    if count > 0 and scores.device.type == "cpu":
         lost = scores <= scores.kthvalue(count).values
         if int(lost.count_nonzero()) == count:
             return lost.nonzero().squeeze(1)
