@@ -102,6 +102,22 @@ def test_a_plan_is_corrected_by_the_whole_models_time(slower):
         assert told["limit_ms"] == (told["dense_ms"] / 2 if "50%" in str(budget) else 60)
 
 
+@pytest.mark.parametrize("power", [0.6, 1.5])
+def test_a_time_that_bends_is_met_by_the_secant(power):
+    """Small models don't gain what their arithmetic says, but a power of it: one factor never gets there."""
+
+    class Bent(Clockwork):
+        def compare(self, dense, small, args, kwargs=None):
+            whole, part = (1e-3 * self._whole_macs(model) for model in (dense, small))
+            return whole, whole * (part / whole) ** power
+
+    torch.manual_seed(0)
+    plan = prunus.plan(Net().eval(), X, budget={"latency": "50%"}, runtime=Bent(Counting(), cache=None))
+    told = plan.how["latency"]
+    assert 0.95 <= told["measured_ms"] / told["limit_ms"] <= 1.02
+    assert 1 < told["timed"] <= 4
+
+
 def test_what_cannot_be_reached_is_said():
     runtime = Clockwork(Counting(1000.0), cache=None)
     with pytest.raises(prunus.PlanError, match="too little is free to be cut for latency"):
