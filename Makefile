@@ -61,7 +61,8 @@ FAST := axes sizes operators prune profile saving golden trust cli export criter
 floor:
 	test -x build/floor/bin/python || $(PYTHON) -m venv build/floor
 	build/floor/bin/pip install --quiet --disable-pip-version-check -r requirements-floor.txt
-	PYTHONPATH=src build/floor/bin/python -m pytest -m "not slow and not gpu" $(FAST:%=tests/test_%.py)
+	build/floor/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
+	build/floor/bin/python -m pytest -m "not slow and not gpu" $(FAST:%=tests/test_%.py)
 
 zoo: .bench-peers/torch_pruning
 	$(PY) -m benchmarks.zoo.timm_names timm-names.jsonl

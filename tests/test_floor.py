@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-UNTESTED = {"lightning", "tensorboard", "openvino", "torchao", "hatchling", "mypy", "ruff", "pytest-xdist"}
+UNTESTED = {"lightning", "openvino", "torchao", "hatchling", "mypy", "ruff", "pytest-xdist"}
 """Checked with their newest versions alone: docs/security.md says so of those that users install."""
 
 

@@ -10,7 +10,7 @@ from samples import SAMPLES, UNREACHABLE, Sample, n, packet
 from prunus.operators import TABLE, Call, Row, find
 from prunus.operators.pointwise import pointwise
 
-NEWER = {"_fused_rms_norm"}  # not in the oldest torch that prunus runs on
+NEWER = {"_fused_rms_norm", "_grouped_mm"}  # not in the oldest torch that prunus runs on
 ROWS = frozenset(TABLE)  # before any test makes find() add rows of pointwise operators
 
 
