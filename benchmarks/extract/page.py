@@ -19,8 +19,9 @@ Written by `make bench-extract`. Error is `max|small - masked| / max|masked|` on
 Random weights, random biases, random batch norms. Of torchvision's models the given share of the filters (rows) of
 every convolution and linear layer but the last is masked by L1; of the transformers, feed-forward neurons and the
 values of whole heads; of the LSTM, units that nothing reads or that stay at zero. "Left" are parameters. The bounds are
-{DOUBLE:g} in fp64 and {SINGLE:g} in fp32; "fp32 itself" is what the masked model's own rounding costs, against fp64;
-"moves" is how far the outputs of two inputs lie apart, on the same scale: the least that an error would have to show.
+{DOUBLE:g} in fp64 and {SINGLE:g} in fp32. "Itself" is what fp32 costs each of the two models, against the masked
+one in fp64. "Moves" is how far the outputs of two inputs lie apart, on the same scale: the least that an error
+would have to show.
 """
 
 ROUTE_HEAD = f"""## The same masks by other routes
@@ -44,14 +45,17 @@ def page(found: Sequence[Outcome | Route]) -> str:
 def _summary(exact: Sequence[Outcome]) -> str:
     good, run = sum(o.ok for o in exact), {o.name for o in exact}
     words = [f"{good} of {len(exact)} extractions ({len(run)} models, 30, 50 and 80 % masked) are exact and smaller."]
-    over = sum(o.ok and o.single > SINGLE for o in exact)
+    over = [o for o in exact if o.single > SINGLE]
+    words.append(f"In fp32 {len(exact) - len(over)} are within {SINGLE:g}.")
     if over:
-        words.append(
-            f"{over} of them are over {SINGLE:g} in fp32, within twice what fp32 costs the masked model itself."
-        )
+        own = sum(o.single <= 2 * o.rounding for o in over)
+        words.append(f"Of the other {len(over)}, {own} are within twice what fp32 costs the masked model itself.")
     missing = [name for name in models.names() if name not in run]
     if missing:
         words.append(f"Not run here ({len(missing)} models): {', '.join(missing)}.")
+    words += [
+        f"{name} has {how}: more don't fit the memory." for name, (how, _) in models.SHALLOW.items() if name in run
+    ]
     bad = [str(o) for o in exact if not o.ok]
     return "\n".join([*words, *(f"* {line}" for line in bad)])
 
@@ -63,7 +67,8 @@ def _exact(exact: Sequence[Outcome]) -> str:
         *(f"left of {a:.0%} masked" for a in models.AMOUNTS),
         "fp64",
         "fp32",
-        "fp32 itself",
+        "masked fp32 itself",
+        "small fp32 itself",
         "moves",
     )
     rows = [head, *_dashes(head)]
@@ -71,7 +76,7 @@ def _exact(exact: Sequence[Outcome]) -> str:
         mine = {o.amount: o for o in exact if o.name == name}
         size = max(o.before for o in mine.values())
         left = (f"{mine[a].after / size:.1%}" if a in mine and mine[a].after else "–" for a in models.AMOUNTS)
-        worst = (f"{max(getattr(o, w) for o in mine.values()):.1e}" for w in ("double", "single", "rounding"))
+        worst = (f"{max(getattr(o, w) for o in mine.values()):.1e}" for w in ("double", "single", "rounding", "own"))
         moves = f"{min(o.moves for o in mine.values()):.0e}"
         rows.append((name, f"{size:,}", *left, *worst, moves))
     return _lines(rows)

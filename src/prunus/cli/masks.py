@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,8 @@ from prunus.cli.answers import Json, answering
 from prunus.cli.options import Model, Weights, build, examples
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from prunus.masks.inspection import Zeros
 
 
@@ -18,7 +20,7 @@ def masks(
     weights: Weights = None,
     shapes: Annotated[
         list[str] | None,
-        typer.Option("--input", "-i", metavar="SHAPE", help="As for profile; also times sparse kernels on it."),
+        typer.Option("--input", "-i", metavar="SHAPE", help="As for profile; extracts and times sparse kernels."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -31,8 +33,11 @@ def masks(
         found = zeros(built)
         fast = prunus.accelerate_sparse(built, examples(shapes)) if shapes else None
         speed = _DENSE if fast is None else str(fast)
-        answer.text = "\n\n".join((_table(found), _extractable(found), speed))
+        left, told = (None, "") if shapes is None else _extracted(built, examples(shapes))
+        answer.text = "\n\n".join(part for part in (_table(found), _extractable(found), told, speed) if part)
         answer.value = {"parameters": [parameter.to_dict() for parameter in found]}
+        if left is not None:
+            answer.value["extracted"] = left
         if fast is not None:
             answer.value["sparse"] = {"layers": fast.layers, "dense": fast.dense, "sparse": fast.sparse}
 
@@ -41,6 +46,19 @@ _DENSE = (
     "Speed: dense kernels multiply zeros as well, so none by itself. With --input SHAPE the sparse kernels are timed "
     "here; whole filters are worth more cut out."
 )
+
+
+def _extracted(model: nn.Module, args: Any) -> tuple[int | None, str]:
+    """How many parameters an exact extraction leaves, and how that is told."""
+    import prunus
+
+    try:
+        small = prunus.extract(model, args)
+    except prunus.NothingToPrune as error:
+        return None, f"Extracted: nothing; {error}"
+    report = small.prunus_extraction
+    assert isinstance(report, prunus.Extraction)
+    return report.parameters[1], f"Extracted: {report}"
 
 
 def _table(found: tuple[Zeros, ...]) -> str:

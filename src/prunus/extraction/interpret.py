@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prunus.axes import Atom, Axis, atoms
 from prunus.extraction.alike import Alike, added_over, alike_after
 from prunus.extraction.known import Known
-from prunus.extraction.rules import passed
+from prunus.extraction.rules import averaged, averages, passed
 from prunus.extraction.sinks import Sink, sinks_of
 from prunus.operators import Call
 from prunus.prove import DoubleMode
@@ -25,6 +25,7 @@ from prunus.trace.standins import NAME, set_mark
 
 _KNOWN = "_prunus_known"
 _ALIKE = "_prunus_alike"
+_AVERAGING = "_prunus_averaging"
 _ORIGIN = "_prunus_origin"
 _SAME = ("detach", "alias")
 _REPEATED = ("expand", "view", "_unsafe_view", "unsqueeze")
@@ -153,7 +154,7 @@ class _Watcher:
                 sink.alike = added_over(call, self.alike) if sink.weight is not None else None
         changed = _changed(call)
         lost = any(_shares(t, self.look(t)) for t in changed)  # the values looked at are those after the change
-        result = [None] * len(call.outputs) if lost else passed(call, self.look)
+        result = [None] * len(call.outputs) if lost else self._passed(call)
         now = next(self._clock)
         for tensor in changed:
             self._written.setdefault(tensor.untyped_storage().data_ptr(), {})[_place(tensor)] = now
@@ -161,6 +162,13 @@ class _Watcher:
             set_mark(out, _KNOWN, (each, now))
         for out, same in zip(call.outputs, alike, strict=True):
             set_mark(out, _ALIKE, (same, now))
+
+    def _passed(self, call: Call) -> list[Known | None]:
+        if averages(call, _averaging):
+            set_mark(call.outputs[0], _AVERAGING, call.outputs[0]._version)
+        if call.name in ("bmm", "matmul") and _averaging(call.args[0]):
+            return [averaged(call, self.look)]
+        return passed(call, self.look)
 
     def _follow_origins(self, call: Call) -> None:
         for tensor in call.tensors():
@@ -172,6 +180,12 @@ class _Watcher:
                 set_mark(call.outputs[0], _ORIGIN, (source[0], source[1] != turned))
             else:
                 self.uses[source[0]] += 1
+
+
+def _averaging(tensor: Tensor) -> bool:
+    """Whether the last dimension adds up to one; what was written to since doesn't count."""
+    version: int | None = tensor.__dict__.get(_AVERAGING)
+    return version is not None and version == tensor._version
 
 
 def _is_turned(call: Call) -> bool:

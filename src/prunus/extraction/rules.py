@@ -322,6 +322,31 @@ def attention(call: Call, look: Look) -> Found:
     return known(value.broadcast_to(shape), where.broadcast_to(shape))
 
 
+def averages(call: Call, averaging: Callable[[Tensor], bool]) -> bool:
+    """Whether the last dimension of what comes out adds up to one: of a softmax, and of what it is laid into.
+
+    Where a mask hides everything, a softmax is no number, and so is all that is computed from it.
+    """
+    x = call.args[0] if call.args else None
+    if not isinstance(x, Tensor) or not x.dim():
+        return False
+    if call.name in ("softmax", "_softmax"):
+        return bool(call.arg("dim") % x.dim() == x.dim() - 1)
+    return call.name in _LAID and averaging(x) and call.outputs[0].shape[-1:] == x.shape[-1:]
+
+
+_LAID = ("view", "_unsafe_view", "reshape", "expand", "clone", "detach", "alias", "unsqueeze", "squeeze")
+
+
+def averaged(call: Call, look: Look) -> Found:
+    """Weights that add up to one, times values: of a constant over all of them, that constant."""
+    found, shape = look(call.args[1]), call.outputs[0].shape
+    if found is None or found.value.dim() < 2:
+        return None
+    where, value = uniform(found, [-2]), found.value[..., :1, :]
+    return known(value.broadcast_to(shape), where.broadcast_to(shape))
+
+
 def creation(call: Call, look: Look) -> list[Found]:
     return [known(out.clone(), torch.ones(out.shape, dtype=torch.bool)) for out in call.outputs]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -42,7 +41,7 @@ def obs(task: Task) -> dict[str, Tensor]:
     for name, hessians in layer_hessians(task, list(task.weights)).items():
         weight = task.weights[name].detach()
         rows = weight.flatten(1).chunk(len(hessians))
-        spread = [torch.linalg.inv(2 * damped(h, 0.01)).diagonal() for h in hessians]
+        spread = [inverted(2 * damped(h, 0.01)).diagonal() for h in hessians]
         scores = [row.double().square() / (2 * diagonal) for row, diagonal in zip(rows, spread, strict=True)]
         result[name] = torch.cat(scores).view_as(weight)
     return result
@@ -70,6 +69,11 @@ def damped(hessian: Tensor, share: float) -> Tensor:
 def damping_of(hessian: Tensor, share: float) -> float:
     """``share`` of the mean diagonal; 1, if all inputs were 0."""
     return share * float(hessian.diagonal().mean()) or 1.0
+
+
+def inverted(hessian: Tensor) -> Tensor:
+    """The inverse of a damped Hessian, through its Cholesky factor: half the work of a general inverse."""
+    return torch.cholesky_inverse(torch.linalg.cholesky(hessian))
 
 
 def watch(task: Task, names: list[str], see: Callable[[str, Layer, Tensor], None]) -> None:
@@ -139,14 +143,16 @@ def _columns(module: Layer, x: Tensor) -> list[Tensor]:
     """The layer as ``columns @ weight.flatten(1).T``: (positions, columns) in float64, for each group."""
     if isinstance(module, nn.Linear):
         return [x.reshape(-1, x.shape[-1]).double()]
-    size = module.weight[0].numel()
-    pick = torch.eye(size, dtype=torch.float64, device=x.device).view(size, *module.weight.shape[1:])
-    if x.dim() == module.weight.dim() - 1:
-        x = x.unsqueeze(0)
+    kernel, padded = module.kernel_size, _padded(module, x if x.dim() == module.weight.dim() else x.unsqueeze(0))
     found = []
-    for part in x.double().chunk(module.groups, dim=1):
-        alone = copy.copy(module)
-        alone.groups = 1
-        patches = alone._conv_forward(part, pick, None)
-        found.append(patches.movedim(1, -1).reshape(-1, size))
+    for part in padded.double().chunk(module.groups, dim=1):
+        for i, (size, step, apart) in enumerate(zip(kernel, module.stride, module.dilation, strict=True)):
+            part = part.unfold(2 + i, (size - 1) * apart + 1, step)[..., ::apart]
+        found.append(part.movedim(1, 1 + len(kernel)).reshape(-1, module.weight[0].numel()))
     return found
+
+
+def _padded(module: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+    """With the border that the convolution itself lays around its input."""
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    return F.pad(x, module._reversed_padding_repeated_twice, mode=mode)
