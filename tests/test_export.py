@@ -262,3 +262,23 @@ def test_a_model_on_a_gpu_is_exported_from_a_copy(tmp_path):
     model = Net().cuda()
     result = export(model, torch.randn(2, 1, 6, 6, device="cuda"), tmp_path / "m.onnx")
     assert result.dynamic_batch and all(p.is_cuda for p in model.parameters())
+
+
+def test_boxes_of_several_classes_are_exported_with_what_chooses_among_them(tmp_path):
+    ops = pytest.importorskip("torchvision").ops
+
+    class Boxes(nn.Module):
+        """Overlapping boxes around given corners, more or fewer of them above the threshold."""
+
+        def forward(self, corners, scores):
+            likely = scores > 0.3
+            boxes, scores = torch.cat([corners, corners + 4], 1)[likely], scores[likely]
+            kept = ops.boxes.batched_nms(boxes, scores, (scores * 50).long() % 3, 0.3)
+            return torch.cat([boxes[kept], scores[kept, None]], 1)
+
+    inputs = (torch.rand(40, 2) * 12, torch.rand(40))
+    before = ops.boxes.batched_nms
+    result = export(Boxes().eval(), inputs, tmp_path / "boxes.onnx", dynamic_batch=False)
+    assert result.max_rel_error < 1e-6
+    assert ops.boxes.batched_nms is before
+    assert 3 < len(Boxes()(*inputs)) < 40

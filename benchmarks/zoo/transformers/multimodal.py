@@ -32,7 +32,7 @@ def cases() -> Iterator[Case]:
     yield arch("ChineseCLIPModel", _joint, **_PAIR)
     yield arch("AltCLIPModel", _joint, **{**_PAIR, "text_config": {**TEXT, **_END, "project_dim": 40}})
     yield arch("CLIPSegForImageSegmentation", _joint, **_PAIR, reduce_dim=20, decoder_num_attention_heads=4, **_SEG)
-    yield arch("GroupViTModel", _joint, left=0.8, why=_RETURNED, **_GROUPVIT)
+    yield arch("GroupViTModel", _joint, left=0.8, why=_RETURNED, by_proof=_CHOSEN, **_GROUPVIT)
     yield arch("XCLIPModel", _clip, **_XCLIP)
     yield arch("FlavaModel", _flava, left=0.7, why=_RETURNED, **_FLAVA)
     yield arch("AlignModel", lambda: {**ids(), **pixels(64)()}, **_ALIGN)
@@ -59,6 +59,7 @@ def cases() -> Iterator[Case]:
     yield arch("FuyuForCausalLM", _fuyu, left=0.65, why=_COUNTED, **_FUYU)
 
 
+_CHOSEN = "each position goes to the group that is most like it, and groups can be cut"
 _RETURNED = "the hidden states that it returns are its residual streams, as wide as the towers"
 _COUNTED = "its code counts image values by the width, as a number, and checks that they are all there"
 _SEG = {"extract_layers": [0, 1], "decoder_intermediate_size": 32}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,8 +37,31 @@ def capture(small: nn.Module, inputs: Inputs, dynamic: bool, sizes: bool = False
             if first or others:
                 shapes[tensor] = {**others, **first}
     args, kwargs = inputs
-    with untouched(small):
+    with untouched(small), _boxes_in_one_way():
         return torch.export.export(small, args, kwargs, dynamic_shapes=shapes, strict=False)
+
+
+@contextmanager
+def _boxes_in_one_way() -> Iterator[None]:
+    """Within, torchvision's ``batched_nms`` doesn't look at how many boxes there are, which a graph can't know.
+
+    It moves the boxes of each class to a place of their own, as torchvision does where there are few.
+    """
+    boxes: Any = sys.modules.get("torchvision.ops.boxes")
+    if boxes is None:
+        yield
+        return
+
+    def apart(places: Tensor, scores: Tensor, classes: Tensor, threshold: float) -> Any:
+        largest = torch.cat([places.flatten(), places.new_zeros(1)]).max()
+        offsets = classes.to(places) * (largest + 1)
+        return boxes.nms(places + offsets[:, None], scores, threshold)
+
+    before, boxes.batched_nms = boxes.batched_nms, apart
+    try:
+        yield
+    finally:
+        boxes.batched_nms = before
 
 
 def open_dims(program: Any, inputs: Inputs) -> list[tuple[int, ...]]:
