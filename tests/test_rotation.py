@@ -100,6 +100,16 @@ def test_what_is_not_linear_stays_with_the_reason(how, why) -> None:
     torch.testing.assert_close(found.model(data[3]), model(data[3]), rtol=1e-11, atol=1e-11)
 
 
+def test_what_a_turn_changes_is_seen_however_little_it_weighs() -> None:
+    """In fp32 the branch is lost in the outputs' rounding, as behind a layer scale of a millionth."""
+    model, data = made(squared=True)
+    with torch.no_grad():
+        model.out.weight *= 1e-7
+        model.out.bias *= 1e-7
+    found = prunus.rotate(model.float(), [x.float() for x in data], data[0][:2].float())
+    assert found.turned == ("v",)
+
+
 def test_prune_turns_first_when_nothing_is_chosen() -> None:
     """With as little as half of every head left, the refit alone loses more."""
     model, data = made()

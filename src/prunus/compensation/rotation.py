@@ -21,15 +21,18 @@ from prunus.axes import atoms
 from prunus.compensation.rows import with_rows
 from prunus.contractions import Contraction, Watch, names
 from prunus.importance import Context
-from prunus.running import Batches, call, each_input, no_fast_path, outputs_in, undisturbed
+from prunus.precision import Precise, as_double, doubled, in_double
+from prunus.running import Batches, call, cloned, each_input, mapped, no_fast_path, outputs_in, undisturbed
 from prunus.surgery import copy_model, named_tensors
 from prunus.trace import Graph, Group, Member, trace
+from prunus.trace.run import real_copy
 
 _LINEAR = frozenset(
     "linear addmm mm bmm baddbmm matmul view _unsafe_view reshape transpose permute t expand clone contiguous _to_copy "
     "alias detach unsqueeze squeeze slice select split split_with_sizes unbind cat stack mul div add add_".split()
 )
 _RIDGE = 1e-6
+_TOLERANCE = 1e-8
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def rotate(graph_or_model: Graph | nn.Module, data: Iterable[Any], args: Any = N
     Groups that one linear map writes and others read with only linear operators between, as the values of attention,
     are turned so that the first indices span what the readers' outputs need most on ``data``. Of queries and keys,
     which meet in a product, the first indices make most of the product. Each is turned head by head; biases follow.
-    Every turn is checked by running the model on its example.
+    Every turn is checked by running a copy on the example in fp64.
 
     Args:
         graph_or_model: what :func:`prunus.trace` returned, or a model, which is traced on ``args`` and ``kwargs``.
@@ -117,6 +120,11 @@ class _Pair:
     biases: dict[str, str]
     seen: dict[str, _Second]
     key: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors that a turn changes."""
+        return (*(member.name for member in (*self.writers, *self.readers)), *self.biases.values())
 
     def turns(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weight name -> the matrices (heads, d, d) for its positions: ``new = turn @ old``."""
@@ -271,36 +279,51 @@ def _gather(model: nn.Module, batches: Batches, pairs: list[_Pair]) -> None:
 # -- the check ----------------------------------------------------------------------------------------------------
 
 
+class _Double(Precise):
+    """Everything in fp64, so that what a turn changes isn't lost in rounding."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return in_double(func, args, doubled(kwargs))
+
+
 def _turned(
     model: nn.Module, original: nn.Module, pairs: list[_Pair], example: Any, skipped: dict[str, str]
 ) -> tuple[str, ...]:
-    """Turn all in place if the model still computes the same; else one after another, each undone where it doesn't."""
-    wanted = outputs_in(call(original, *example))
-    state = {name: tensor.detach().clone() for name, tensor in named_tensors(model).items()}
+    """Turn in place what leaves the outputs as they are, tried on a copy in fp64: all together, else one by one."""
+    exact = real_copy(original, torch.float64).eval()
+    inputs = mapped(lambda t: as_double(t.detach().cpu().clone()), example)
+    tensors = named_tensors(exact)
+    wanted = _outputs(exact, inputs)
     turns = [pair.turns(named_tensors(original)) for pair in pairs]
-    for pair, turn in zip(pairs, turns, strict=True):
-        pair.put(model, turn)
-    if _same(outputs_in(call(model, *example)), wanted):
-        return tuple(pair.group.name for pair in pairs)
-    for name, tensor in named_tensors(model).items():
-        tensor.detach().copy_(state[name])
-    done = []
-    for pair, turn in zip(pairs, turns, strict=True):
-        touched = [m.name for m in (*pair.writers, *pair.readers)] + list(pair.biases.values())
-        before = {name: named_tensors(model)[name].detach().clone() for name in touched}
-        pair.put(model, turn)
-        if _same(outputs_in(call(model, *example)), wanted):
-            done.append(pair.group.name)
-            continue
+
+    def same(chosen: list[int]) -> bool:
+        before = {name: tensors[name].detach().clone() for i in chosen for name in pairs[i].names}
+        for i in chosen:
+            pairs[i].put(exact, turns[i])
+        found = _outputs(exact, inputs)
         for name, tensor in before.items():
-            named_tensors(model)[name].detach().copy_(tensor)
-        skipped[pair.group.name] = "the outputs change under a turn: something in between is not the same along it"
-    return tuple(done)
+            tensors[name].detach().copy_(tensor)
+        return _same(found, wanted)
+
+    done = list(range(len(pairs)))
+    if not same(done):
+        done = [i for i in done if same([i])]
+    for i, pair in enumerate(pairs):
+        if i in done:
+            pair.put(model, turns[i])
+        else:
+            skipped[pair.group.name] = "the outputs change under a turn: something in between is not the same along it"
+    return tuple(pairs[i].group.name for i in done)
+
+
+def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
+    with _Double():
+        return [tensor.clone() for tensor in outputs_in(call(model, *cloned(inputs)))]
 
 
 def _same(found: list[Tensor], wanted: list[Tensor]) -> bool:
     return len(found) == len(wanted) and all(
-        bool((a - b).abs().max() <= torch.finfo(b.dtype).eps ** 0.5 * b.abs().max().clamp(min=1e-12))
+        bool((a - b).abs().max() <= _TOLERANCE * b.abs().max().clamp(min=1e-300))
         for a, b in zip(found, wanted, strict=True)
         if b.is_floating_point() and b.numel()
     )
