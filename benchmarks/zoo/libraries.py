@@ -40,6 +40,10 @@ def _image(channels: int = 3, size: int = 64, dims: int = 2) -> Tensor:
     return torch.randn(2, channels, *[size] * dims)
 
 
+def _images(size: int) -> Callable[[], Any]:
+    return lambda: (_image(size=size),)
+
+
 def _built(package: str, path: str, inputs: Callable[[], Any], *args: Any, **options: Any) -> Callable[[], Example]:
     """The class or function ``path`` of a package, called with the options; its inputs, a tuple or a dict by name."""
 
@@ -59,7 +63,8 @@ def _segmentation() -> Iterator[tuple[str, Callable[[], Example]]]:
         options: dict[str, Any] = {"encoder_weights": None, "classes": 3}
         if name == "PSPNet":  # by itself it leaves the last stages of its encoder unused
             options |= {"encoder_depth": 5, "upsampling": 32}
-        yield name, _built("segmentation_models_pytorch", name, lambda: (_image(),), "resnet18", **options)
+        size = 128 if name == "PAN" else 64
+        yield name, _built("segmentation_models_pytorch", name, _images(size), "resnet18", **options)
     yield (
         "Segformer",
         _built(
