@@ -326,3 +326,20 @@ def test_what_only_another_path_reads_fits_the_small_model_too(name: str) -> Non
     assert prunus.prove(model, small, plan, (), padded).ok
     small.set_attn_implementation("eager")
     assert small(**inputs).logits.shape == (2, 9, 64)
+
+
+def test_a_list_in_the_config_fits_layers_of_their_own(tmp_path: Path) -> None:
+    values = {**BERT, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": [48, 40], "altup_num_inputs": 2}
+    values |= {"vocab_size_per_layer_input": 99, "hidden_size_per_layer_input": 8, "laurel_rank": 8}
+    values |= {
+        "num_kv_shared_layers": 0,
+        "layer_types": ["full_attention"] * 2,
+        "activation_sparsity_pattern": [0.0] * 2,
+    }
+    model: Any = made("Gemma3nForCausalLM", "Gemma3nTextConfig", **values, use_cache=False)
+    plan = prunus.plan(model, (), {"input_ids": IDS}, ratio={"model.layers.0.mlp.gate_proj": 0.5})
+    small: Any = plan.apply(model)
+    assert "one config fits" in str(plan) and small.config.intermediate_size == [24, 40]
+    small.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(loaded(IDS).logits, small(IDS).logits, rtol=0, atol=0)
