@@ -75,6 +75,7 @@ def test_inspect_explains_one_tensor():
     assert found.output.startswith("fc1.weight[1] = conv2:16 * ")
 
 
+@pytest.mark.skipif(torch.__version__ < "2.7", reason="the timm of that time ties the heads of all blocks")
 def test_inspect_explains_a_group_and_a_module():
     group = run("inspect", "timm:test_vit", "-i", "1x3x160x160", "--why", "blocks.0.attn.qkv#2").output
     assert group.startswith("blocks.0.attn.qkv#2 (32): frozen: it sets the scale of scaled_dot_product_attention()")

@@ -39,6 +39,11 @@ class Net(nn.Module):
         return self.fc(F.relu(self.drop(self.norm(self.conv(x)))).flatten(1))
 
 
+FIXES_THE_BATCH = pytest.mark.skipif(
+    torch.__version__ < "2.7", reason="torch 2.6 exports it at the example's batch alone"
+)
+
+
 def onnx_output(path, *arrays):
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return session.run(None, {i.name: a.numpy() for i, a in zip(session.get_inputs(), arrays, strict=True)})
@@ -96,6 +101,7 @@ class Many(nn.Module):
         return {"logits": -logits if flip else logits, "parts": (x, logits.argmax(1))}
 
 
+@FIXES_THE_BATCH
 def test_named_unbatched_and_nested_inputs_and_outputs(tmp_path):
     torch.manual_seed(0)
     model, tokens, table = Many(), torch.randint(10, (2, 5)), torch.randn(4, 3)
@@ -122,7 +128,9 @@ def test_named_unbatched_and_nested_inputs_and_outputs(tmp_path):
 @pytest.mark.parametrize(
     "make, shape",
     [
-        (lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), (1, 5, 16)),
+        pytest.param(
+            lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), (1, 5, 16), marks=FIXES_THE_BATCH
+        ),
         pytest.param(
             lambda: nn.LSTM(8, 6, batch_first=True, bidirectional=True),
             (2, 5, 8),
