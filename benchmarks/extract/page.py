@@ -92,7 +92,8 @@ def _routes(routes: Sequence[Route]) -> str:
                 r = by[name, route]
                 told = (r.why, "–") if r.why else (f"{r.error:.1e}", r.elsewhere)
                 rows.append((name, route, f"{r.after:,}" if r.after else "–", *told, f"{r.seconds:.1f}"))
-    return _lines(rows)
+    missing = [f"{name} by {route}" for name in MODELS for route in ROUTES if (name, route) not in by]
+    return _lines(rows) + (f"\nNot run here: {'; '.join(missing)}.\n" if missing else "")
 
 
 def _habits() -> str:
