@@ -107,6 +107,33 @@ def test_a_tiny_llama_of_open_length_is_exported(tmp_path):
     np.testing.assert_allclose(onnx_runner(tmp_path / "llama.onnx", longer)()[0], expected, rtol=1e-3, atol=1e-5)
 
 
+LANGUAGE = {
+    "gpt2": ("GPT2LMHeadModel", {"n_embd": 32, "n_layer": 1, "n_head": 4, "use_cache": False}, 1),
+    "bert": ("BertModel", {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 48}, 1),
+    "t5": (
+        "T5ForConditionalGeneration",
+        {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "use_cache": False},
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_language_models_of_open_lengths_are_exported(name, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    kind, values, inputs = LANGUAGE[name]
+    made = getattr(transformers, kind)
+    torch.manual_seed(0)
+    model = made(made.config_class(vocab_size=99, num_attention_heads=4, **values)).eval()
+    kwargs = {key: torch.randint(5, 99, (2, 7)) for key in ("input_ids", "decoder_input_ids")[:inputs]}
+    small = prunus.prune(model, (), kwargs, ratio=0.5)
+    told = prunus.export(small, (), tmp_path / "it.onnx", kwargs, dynamic_sizes=True)
+    assert told.dynamic_batch and told.open_dims == ((1,),) * inputs
+    longer = {key: torch.randint(5, 99, (3, 11)) for key in kwargs}
+    expected = small(**longer)[0].detach().numpy()
+    np.testing.assert_allclose(onnx_runner(tmp_path / "it.onnx", (), longer)()[0], expected, rtol=1e-3, atol=1e-4)
+
+
 def test_a_wrong_file_is_refused_and_none_is_left(small, tmp_path, monkeypatch):
     class Wrong(torch.nn.Module):
         def __init__(self, change):
