@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -115,3 +116,17 @@ def test_no_tool_changes_the_model_it_is_given(tool: str, tmp_path) -> None:
     before = told(model)
     TOOLS[tool](model, x, tmp_path)
     assert told(model) == before
+
+
+class Frozen(OrderedDict[str, int]):
+    """A config that refuses to be updated, as those of diffusers do."""
+
+    def update(self, *args: object, **kwargs: object) -> None:
+        raise TypeError("frozen")
+
+
+def test_a_config_that_refuses_changes_is_left_alone() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    model.settings = Frozen(width=8)
+    small = prunus.prune(model, torch.randn(2, 4), ratio=0.5)
+    assert small[0].out_features == 4 and dict(model.settings) == {"width": 8}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -52,7 +51,9 @@ def _put_back(stores: list[dict[str, Any]], held: list[Any], own: _Copies) -> It
         if isinstance(value, list):
             value[:] = map(own, value)
         elif isinstance(value, dict):
-            value.update({key: own(item) for key, item in value.items() if isinstance(item, Tensor)})
+            tensors = {key: own(item) for key, item in value.items() if isinstance(item, Tensor)}
+            if tensors:
+                value.update(tensors)
     try:
         yield
     finally:
@@ -112,15 +113,28 @@ def _inside(value: Any, packages: set[str]) -> Iterable[Any] | None:
 
 
 def _content(value: Any) -> Any:
+    """A copy of what is in it; of a dict of any class a plain one, for not every class can be copied."""
     if isinstance(value, torch.Generator):
         return value.get_state()
-    return copy.copy(value) if isinstance(value, _CONTAINERS) else dict(vars(value))
+    if isinstance(value, _CONTAINERS):
+        return next(kind for kind in _CONTAINERS if isinstance(value, kind))(value)
+    return dict(vars(value))
 
 
 def _refill(value: Any, content: Any) -> None:
+    """Put ``content`` back, where anything has changed: some containers refuse every change."""
     if isinstance(value, torch.Generator):
         value.set_state(content)
         return
     store = value if isinstance(value, _CONTAINERS) else vars(value)
+    if _same(store, content):
+        return
     store.clear()
     (store.extend if isinstance(store, list | deque) else store.update)(content)
+
+
+def _same(store: Any, content: Any) -> bool:
+    """Whether the two hold the same objects, in the same order."""
+    if isinstance(store, dict):
+        return _same(list(store), list(content)) and _same(list(store.values()), list(content.values()))
+    return len(store) == len(content) and all(a is b for a, b in zip(store, content, strict=True))
