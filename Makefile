@@ -41,7 +41,7 @@ format: .venv/.ready
 	.venv/bin/ruff format .
 
 test: lint
-	.venv/bin/pytest -n 2 -m "not slow and not gpu"
+	.venv/bin/pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
 # The wheel in an environment of its own, without the network; torch and the like are those of .venv. build/ stays.
 .PHONY: wheel-test
