@@ -94,7 +94,7 @@ def test_training_goes_on_as_the_masked_originals(kind):
     train(masked, reference, 5, masks)
     after = plan.apply(masked)
     for (name, found), expected in zip(small.named_parameters(), after.parameters(), strict=True):
-        # Rounding of 1e-16 in a gradient becomes up to lr * 1e-16 / 1e-8 in a weight, for Adam divides by sqrt(v) + 1e-8.
+        # 1e-16 of rounding in a gradient becomes up to lr * 1e-16 / 1e-8 in a weight: Adam divides by sqrt(v) + 1e-8.
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
     fresh = plan.apply(model)
     train(fresh, OPTIMIZERS[kind](groups(fresh)), 5)
