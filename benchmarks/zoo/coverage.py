@@ -12,10 +12,11 @@ HEAD = f"""# Coverage
 Written by `make zoo`. Every model gets random weights; everything that is free is halved without a hint; the result is
 judged by value (`benchmarks/zoo/values.py`): every entry of every parameter is distinct, so what the small model keeps
 is found in it, not asked for, and its output is compared in fp64 with that of the original whose other entries are
-zero. *Right* is a relative difference of at most {TOLERANCE:.0e}. *Enough* is at least 40 % of the parameters gone, or
-what the remark gives a reason for. ONNX: exported and equal to torch in ONNX Runtime, of those whose uncut original
-exports; the number behind "of" is how many were tried. Torch-Pruning 1.6.1 runs in the same harness with head counts
-and output layers named, 60 s at most.
+zero; the few for which zeroed parameters are no reference (`by_proof` in the zoo's cases, each with its reason) are
+judged by `prunus.prove`. *Right* is a relative difference of at most {TOLERANCE:.0e}. *Enough* is at least 40 % of the
+parameters gone, or what the remark gives a reason for. ONNX: exported and equal to torch in ONNX Runtime, of those
+whose uncut original exports; the number behind "of" is how many were tried. Torch-Pruning 1.6.1 runs in the same
+harness with head counts and output layers named, 60 s at most. The zoo of libraries is `make zoo-libraries`.
 """
 
 
