@@ -95,18 +95,20 @@ class OpenMode(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._open: list[Any] = []  # a function that comes back to itself through torch isn't opened again
-        self._entered: list[ExitStack] = []
+        self._depth = 0
+        self._outermost = ExitStack()
 
     def __enter__(self) -> OpenMode:
-        stack = ExitStack()
-        if not self._entered:
-            stack.enter_context(_nothing_compiled())
-        self._entered.append(stack)
+        if self._depth == 0:
+            self._outermost.enter_context(_nothing_compiled())
+        self._depth += 1
         return super().__enter__()  # type: ignore[no-untyped-call, no-any-return]
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        self._entered.pop().close()
+        self._depth -= 1
+        if self._depth == 0:
+            self._outermost.close()
 
     def __torch_function__(self, func: Any, types_: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
