@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from benchmarks.zoo.case import Case, Example
 
-PACKAGES = ("segmentation_models_pytorch", "monai", "open_clip", "diffusers", "peft", "ultralytics", "x_transformers")
 ULTRALYTICS = "yolov5n yolov8n yolov8n-seg yolov8n-pose yolov9t yolov10n yolo11n yolo12n".split()
 SEGMENTATION = "Unet UnetPlusPlus MAnet Linknet FPN PSPNet PAN DeepLabV3 DeepLabV3Plus UPerNet".split()
 
@@ -38,9 +37,9 @@ def cases() -> Iterator[Case]:
         "ultralytics": _ultralytics,
         "x_transformers": _x_transformers,
     }
-    for package in PACKAGES:
+    for package, models in makers.items():
         if find_spec(package):
-            for name, build in makers[package]():
+            for name, build in models():
                 full = f"{package}: {name}"
                 why, proof = WHOLE.get(full, ""), BY_PROOF.get(full, "")
                 yield Case("libraries", full, build, left=1.0 if why else 0.6, why=why, by_proof=proof)
