@@ -13,7 +13,7 @@ SOURCE = Path(prunus.__file__).parent
 
 # Each layer may import itself and the layers above it in this list, no other.
 LAYERS = [
-    {"errors", "documents", "disk", "state"},
+    {"columns", "errors", "documents", "disk", "state"},
     {"running", "sharing", "axes", "caches", "precision", "naming"},
     {"operators", "created"},
     {"sizes", "skip", "settings"},

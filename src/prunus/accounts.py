@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prunus.columns import aligned
 from prunus.errors import PlanError
 
 _TITLES = {
@@ -32,11 +33,11 @@ def told(explained: Mapping[str, Any]) -> list[str]:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PlanError(f"what the plan tells of its savings is malformed: {error!r}") from error
-    lines = [*aligned(("cost", "before", "after", "left"), units), ""]
-    lines += aligned(("group", "size", "kept", *(f"{_TITLES[u].split(' (')[0]} saved" for u in costs)), groups)
+    lines = [*aligned([("cost", "before", "after", "left"), *units], 1), ""]
+    lines += aligned([("group", "size", "kept", *(f"{_TITLES[u].split(' (')[0]} saved" for u in costs)), *groups], 1)
     lines += ["(each by its cut alone, in shares of the whole)"] if groups else []
     if frozen:
-        lines += ["", *aligned(("frozen because", "groups", "parameters", "MACs through them"), frozen)]
+        lines += ["", *aligned([("frozen because", "groups", "parameters", "MACs through them"), *frozen], 1)]
         lines.append(f"{fixed} can't be made smaller at all.")
     return lines
 
@@ -58,15 +59,3 @@ def _reason(reason: str, row: Sequence[Any], costs: Mapping[str, Any]) -> tuple[
 
 def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "-"
-
-
-def aligned(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """A table as lines, the first column to the left."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    return [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (header, *rows)
-    ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prunus.budget.limits import Limit, show
+from prunus.columns import aligned
 from prunus.errors import PlanError
 
 
@@ -37,15 +38,7 @@ class Feasibility:
 
     def __str__(self) -> str:
         header = ("unit", "now (most)", "least", "least/now", "asked")
-        table = [header, *(_cells(row) for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(r, widths, strict=True))
-            )
-            for r in table
-        ]
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(aligned([header, *map(_cells, self.rows)], 1))
 
     def check(self) -> None:
         """Raise PlanError with the whole table unless every limit can be reached."""

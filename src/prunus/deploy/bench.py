@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunus.columns import aligned
 from prunus.deploy.machine import energy_counter, peak_memory, processor
 from prunus.deploy.measure import Latency, Ratio, measure, speedup
 from prunus.deploy.parity import Batch
@@ -76,10 +77,7 @@ class Bench:
         return [_HEADER, *map(_cells, self.entries)]
 
     def __str__(self) -> str:
-        table = self.rows()
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
-        return "\n".join([self.machine, *lines, *self.notes])
+        return "\n".join([self.machine, *aligned(self.rows()), *self.notes])
 
 
 def bench(

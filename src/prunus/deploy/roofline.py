@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from prunus.columns import aligned
 from prunus.deploy.machine import Peak, peak, processor
 from prunus.errors import InputError
 from prunus.profile import Profile, Row
@@ -62,9 +63,7 @@ class Roofline:
         return {"machine": self.machine, "peak": asdict(self.peak), "shares": self.shares, "layers": layers}
 
     def __str__(self) -> str:
-        table = [_HEADER, *map(_cells, self.layers)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
+        lines = aligned([_HEADER, *map(_cells, self.layers)])
         shares = ", ".join(f"{share:.0%} by {bound}" for bound, share in self.shares.items())
         return "\n".join([*lines, "", *_machine(self), f"Of the time, {shares}. {_advice(self.shares)}"])
 

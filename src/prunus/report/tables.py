@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prunus.columns import aligned
+
 
 @dataclass(frozen=True)
 class Table:
@@ -22,17 +24,13 @@ class Table:
     def plain(self) -> str:
         """The table as aligned text without colour, frames or truncation, for pipes and files."""
         lines = [self.columns, *self.rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
-        text = ["  ".join(self._pad(i, cell, widths[i]) for i, cell in enumerate(line)).rstrip() for line in lines]
-        text.insert(1, "  ".join("-" * width for width in widths))
+        text = aligned(lines, self.labels)
+        text.insert(1, "  ".join("-" * max(map(len, column)) for column in zip(*lines, strict=True)))
         return "\n".join([self.title, *text, *([self.note] if self.note else [])])
 
     def as_json(self) -> list[dict[str, str]]:
         """One object per row, keyed by column."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
-
-    def _pad(self, column: int, cell: str, width: int) -> str:
-        return cell.ljust(width) if column < self.labels else cell.rjust(width)
 
 
 def count(number: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prunus.axes import atoms
+from prunus.columns import aligned
 from prunus.errors import InputError, suggest
 from prunus.sizes.expression import leaves
 
@@ -19,14 +20,14 @@ def summary(graph: Graph) -> str:
     free = graph.free
     rows = [(g.name, str(g.size), _some(g.members)) for g in free]
     header = f"{len(free)} groups can be cut, {len(graph.groups) - len(free)} are frozen"
-    lines = [header, "", *_table(("group", "size", "runs through"), rows)]
+    lines = [header, "", *aligned([("group", "size", "runs through"), *rows])]
     reasons: dict[str, list[str]] = defaultdict(list)
     for group in graph.groups:
         if group.frozen is not None:
             reasons[group.frozen].append(f"{group.members[0]}")
     if reasons:
         shown = [(reason, str(len(names)), _some(names)) for reason, names in reasons.items()]
-        lines += ["", *_table(("frozen because", "groups", "such as"), shown)]
+        lines += ["", *aligned([("frozen because", "groups", "such as"), *shown])]
     unknown = (f"no row for operator {op} (in {where or 'the model'})" for op, where in graph.unsupported.items())
     return "\n".join([*lines, "", *unknown, *graph.notes]).rstrip()
 
@@ -95,11 +96,3 @@ def _told(graph: Graph, groups: Iterable[Group]) -> list[str]:
 def _some(members: Sequence[Any], limit: int = 3) -> str:
     more = f", and {len(members) - limit} more" if len(members) > limit else ""
     return ", ".join(map(str, members[:limit])) + more
-
-
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (header, *rows)
-    ]
