@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from prunus.columns import aligned
 from prunus.counting import Seen, count, timed
 from prunus.errors import InputError
 from prunus.running import as_args, check_eager, cloned, undisturbed
@@ -81,12 +82,9 @@ class Profile:
         lines = [_cells(row) for row in self.rows]
         total = ("total", "", "", self.parameters, self.macs, self.bytes, self.activation_bytes, self.latency_ms)
         table = [_HEADER, *map(_texts, lines), _texts(total)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        texts = [
-            "  ".join(_pad(cell, w, i) for i, (cell, w) in enumerate(zip(line, widths, strict=True))) for line in table
-        ]
-        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-        return "\n".join([texts[0].rstrip(), rule, *(text.rstrip() for text in texts[1:-1]), rule, texts[-1].rstrip()])
+        texts = aligned(table, 3)
+        rule = "-" * max(map(len, texts))
+        return "\n".join([texts[0], rule, *texts[1:-1], rule, texts[-1]])
 
 
 def profile(
@@ -165,7 +163,3 @@ def _cells(row: Row) -> tuple[Any, ...]:
 def _texts(cells: tuple[Any, ...]) -> tuple[str, ...]:
     texts = [f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in cells[:-1]]
     return (*texts, "-" if cells[-1] is None else f"{cells[-1]:.3f}")
-
-
-def _pad(text: str, width: int, column: int) -> str:
-    return text.ljust(width) if column < 3 else text.rjust(width)
