@@ -63,12 +63,17 @@ def evolve(storage, log, die=0):
     return prunus.search(lenet(), X, evaluate=evaluate, budget={"parameters": "40%"}, trials=12, storage=storage)
 
 
-def test_evolution_goes_on_after_a_kill_as_if_nothing_had_been(tmp_path):
-    expected = evolve(None, tmp_path / "whole")
-    process = FORK.Process(target=evolve, args=(tmp_path / "journal", tmp_path / "log", 8))
+def killed(work, *args):
+    """Run ``work`` in a process of its own, which must kill itself."""
+    process = FORK.Process(target=work, args=args)
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
+
+
+def test_evolution_goes_on_after_a_kill_as_if_nothing_had_been(tmp_path):
+    expected = evolve(None, tmp_path / "whole")
+    killed(evolve, tmp_path / "journal", tmp_path / "log", 8)
     found = evolve(tmp_path / "journal", tmp_path / "log")
     assert found.trials == expected.trials and found.plan.kept == expected.plan.kept
     assert (tmp_path / "log").stat().st_size == 8 + 12 - 7
@@ -178,10 +183,7 @@ def test_steps_meet_their_shares_and_the_last_the_budget(tmp_path):
 
 def test_iteration_goes_on_after_a_kill(tmp_path):
     expected = stepwise(None, tmp_path / "whole")
-    process = FORK.Process(target=stepwise, args=(tmp_path / "steps", tmp_path / "log", 2))
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
+    killed(stepwise, tmp_path / "steps", tmp_path / "log", 2)
     found = stepwise(tmp_path / "steps", tmp_path / "log")
     assert (tmp_path / "log").stat().st_size == 2 + 2
     assert found.steps == expected.steps
