@@ -19,7 +19,7 @@ _DOUBLE = {
 
 
 class Precise(TorchDispatchMode):
-    """The base of modes under which everything is fp64: tensors that code makes without naming a type too."""
+    """Everything is fp64, tensors that code makes without naming a type too; the base of modes that do more."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -33,6 +33,9 @@ class Precise(TorchDispatchMode):
     def __exit__(self, *error: Any) -> None:
         torch.set_default_dtype(self._defaults.pop())
         super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return in_double(func, args, doubled(kwargs))
 
 
 def doubled(kwargs: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -240,7 +240,7 @@ class DoubleMode(Precise):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is GROUPED_MM:
-            return in_double(func, args, doubled(kwargs))
+            return super().__torch_dispatch__(func, types, args, kwargs)
         return self.choices.run(func, args, doubled(kwargs))
 
 

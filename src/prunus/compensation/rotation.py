@@ -21,7 +21,7 @@ from prunus.axes import atoms
 from prunus.compensation.rows import with_rows
 from prunus.contractions import Contraction, Watch, names
 from prunus.importance import Context
-from prunus.precision import Precise, as_double, doubled, in_double
+from prunus.precision import Precise, as_double
 from prunus.running import Batches, call, cloned, each_input, mapped, no_fast_path, outputs_in, undisturbed
 from prunus.surgery import copy_model, named_tensors
 from prunus.trace import Graph, Group, Member, trace
@@ -174,10 +174,10 @@ def _turn(tensor: Tensor, dim: int, at: Tensor, turn: Tensor) -> None:
 def _pairs(context: Context, batches: Batches, skipped: dict[str, str]) -> list[_Pair]:
     """The groups that may be turned, by their members and by the operators that make their axis."""
     calls: dict[str, Contraction] = {}
-    positional, keywords = batches.first()
-    with Watch(names(context.model), lambda name, found, _: calls.setdefault(name, found)):
-        call(context.model, positional, keywords)
     known = names(context.model)
+    positional, keywords = batches.first()
+    with Watch(known, lambda name, found, _: calls.setdefault(name, found)):
+        call(context.model, positional, keywords)
     biases = {known[id(c.bias)]: name for name, c in calls.items() if c.bias is not None and id(c.bias) in known}
     found = []
     for group in context.graph.free:
@@ -279,13 +279,6 @@ def _gather(model: nn.Module, batches: Batches, pairs: list[_Pair]) -> None:
 # -- the check ----------------------------------------------------------------------------------------------------
 
 
-class _Double(Precise):
-    """Everything in fp64, so that what a turn changes isn't lost in rounding."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return in_double(func, args, doubled(kwargs))
-
-
 def _turned(
     model: nn.Module, original: nn.Module, pairs: list[_Pair], example: Any, skipped: dict[str, str]
 ) -> tuple[str, ...]:
@@ -317,7 +310,7 @@ def _turned(
 
 
 def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
-    with _Double():
+    with Precise():  # what a turn changes isn't lost in rounding
         return [tensor.clone() for tensor in outputs_in(call(model, *cloned(inputs)))]
 
 
