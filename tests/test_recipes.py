@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import re
+import signal
 import time
 from pathlib import Path
 
@@ -178,27 +179,24 @@ def go(file: Path, out: Path) -> None:
 
 
 def test_killed_runs_end_as_one_that_was_not(file, tmp_path):
-    """SIGKILL at three random moments; benchmarks/kill.py does twenty, with whole processes."""
+    """SIGKILL in each of three stages; benchmarks/kill.py does twenty at any moment, with whole processes."""
     fork = multiprocessing.get_context("forkserver")  # torch refuses autograd in a fork of a process that has used it
     fork.set_forkserver_preload(["prunus.recipes.stages", "prunus.demo.lenet", "accelerate"])
-    started = time.perf_counter()
     whole = fork.Process(target=go, args=(file, tmp_path / "whole"))
     whole.start()
     whole.join()
-    seconds = time.perf_counter() - started
     assert whole.exitcode == 0
     draw = random.Random(0)
-    kills = 0
-    for _ in range(3):
+    for behind in ("killed", "killed/stages/01-*", "killed/stages/02-*"):
         child = fork.Process(target=go, args=(file, tmp_path / "killed"))
         child.start()
-        child.join(draw.uniform(0.1, 0.6) * seconds)
-        if child.exitcode is None:
-            child.kill()
-            child.join()
-            kills += 1
+        while child.is_alive() and not any(tmp_path.glob(behind)):
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.02))
+        child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL, f"it ended before it was killed, behind {behind!r}"
         assert broken_files(tmp_path / "killed") == []
-    assert kills
     go(file, tmp_path / "killed")
     for name in ("01-", "02-", "03-", "04-"):
         one, other = (next((tmp_path / run / "stages").glob(f"{name}*")) for run in ("whole", "killed"))
