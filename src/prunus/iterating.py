@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from prunus.budget import Asked, Costs, read
+from prunus.deploy.folder import replacing
 from prunus.deploy.saving import load, save
 from prunus.errors import InputError
 from prunus.prune import prune
@@ -117,11 +117,7 @@ class _Folder:
 
     def save(self, small: nn.Module, steps: list[Step]) -> None:
         """Put the step in place by one rename."""
-        place = self.folder / f"step-{len(steps)}"
-        new = self.folder / f"new-{os.getpid()}"
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        save(small, new / "model")
         document = {"what": self.what, "steps": [asdict(step) for step in steps]}
-        (new / "steps.json").write_text(json.dumps(document), encoding="utf-8")
-        os.replace(new, place)
+        with replacing(self.folder / f"step-{len(steps)}", overwrite=False) as new:
+            save(small, new / "model")
+            (new / "steps.json").write_text(json.dumps(document), encoding="utf-8")
