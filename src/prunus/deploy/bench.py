@@ -119,7 +119,7 @@ def bench(
     counter = energy_counter() if runtimes else "nothing was run"
     entries: list[Entry] = []
     with tempfile.TemporaryDirectory(prefix="prunus-bench-") as folder:
-        opened = {name: _open(name, source, args, Path(folder)) for name, source in candidates.items()}
+        opened = {name: _Opened(name, source, args, Path(folder)) for name, source in candidates.items()}
         costs = _costs(opened, runtimes, args, memory)
         for size in batch_sizes or (Batch((args, {})).size,):
             drawn, _ = Batch((args, {})).random((args, {}), size, seed=0)
@@ -168,10 +168,6 @@ class _Opened:
         except PrunusError as error:
             self._refused = error
             raise
-
-
-def _open(name: str, source: Source, args: Any, folder: Path) -> _Opened:
-    return _Opened(name, source, args, folder)
 
 
 def _costs(
