@@ -43,9 +43,37 @@ def test_as_many_stay_as_are_chosen() -> None:
         assert small.router.out_features >= 2 and prunus.prove(model, small, plan, X).ok
 
 
+GROUPS = (experts.in_groups, experts.in_best_groups)
+
+
+@pytest.mark.parametrize("way", GROUPS, ids=lambda way: way.__name__)
+def test_groups_of_experts_go_and_experts_of_every_group(way: Any) -> None:
+    model = mixture(way)
+    graph = prunus.trace(model, X)
+    of_groups, in_groups = graph.group("router"), graph.group("router#2")
+    assert (of_groups.size, in_groups.size) == (2, 4)
+    for group, groups in ((of_groups, 1), (in_groups, 2)):
+        plan = prunus.plan(graph, ratio={group.name: 0.5})
+        small: Any = plan.apply(model)
+        assert (small.groups, small.up.shape[0], small.router.out_features) == (groups, 4, 4)
+        assert prunus.prove(model, small, plan, X).ok
+
+
+@pytest.mark.parametrize("way", GROUPS, ids=lambda way: way.__name__)
+def test_the_groups_that_are_chosen_keep_as_many_experts_as_are_chosen_of_them(way: Any) -> None:
+    """Else an expert of a group that isn't chosen would be taken, by the order of what is equally bad."""
+    model: Any = mixture(way)
+    model.top_k = 3
+    graph = prunus.trace(model, X)
+    plan = prunus.plan(graph, ratio={"router#2": 0.99})
+    small: Any = plan.apply(model)
+    assert graph.at_least(graph.group("router#2").atom) == 3 and small.up.shape[0] == 2 * 3
+    assert prunus.prove(model, small, plan, X).ok
+
+
 REASONS = {
     experts.numbers: "add() computes with positions along it",
-    experts.in_groups: "topk() chooses of an axis of several parts",
+    experts.of_two_parts: "topk() chooses of an axis of several parts",
 }
 
 
@@ -93,21 +121,46 @@ def test_the_proof_sees_experts_that_changed_places() -> None:
 
 
 CONFIG = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "use_cache": False}
-CONFIG |= {"num_key_value_heads": 2, "intermediate_size": 48, "num_experts_per_tok": 2, "num_local_experts": 8}
+CONFIG |= {"intermediate_size": 48, "num_experts_per_tok": 2}
+TWO_IMPLEMENTATIONS = pytest.mark.parametrize("how", ["grouped_mm", "batched_mm"])
 
 
-@pytest.mark.parametrize("how", ["grouped_mm", "batched_mm"])
-def test_a_mixtral_with_fewer_experts_is_saved_and_loaded_by_its_own_class(how: str, tmp_path: Any) -> None:
+def saved_and_loaded(kind: str, ratio: dict[str, float], folder: Any, **values: Any) -> Any:
+    """The small model, after it is proven and comes back the same by its own class."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    config = transformers.MixtralConfig(**CONFIG, experts_implementation=how)
-    model = transformers.MixtralForCausalLM(config).eval()
+    model_class = getattr(transformers, kind)
+    model = model_class(model_class.config_class(**CONFIG, **values)).eval()
     inputs = {"input_ids": torch.randint(0, 64, (2, 9))}
-    plan = prunus.plan(model, (), inputs, ratio={"*.mlp.gate": 0.5})
+    plan = prunus.plan(model, (), inputs, ratio=ratio)
     small = plan.apply(model)
     assert prunus.prove(model, small, plan, (), inputs).ok
+    small.save_pretrained(folder)
+    loaded = model_class.from_pretrained(folder).eval()
+    torch.testing.assert_close(loaded(**inputs).logits, small(**inputs).logits, rtol=0, atol=1e-6)
+    return small
+
+
+@TWO_IMPLEMENTATIONS
+def test_a_mixtral_with_fewer_experts_is_saved_and_loaded_by_its_own_class(how: str, tmp_path: Any) -> None:
+    values = {"num_key_value_heads": 2, "num_local_experts": 8, "experts_implementation": how}
+    small = saved_and_loaded("MixtralForCausalLM", {"*.mlp.gate": 0.5}, tmp_path, **values)
     assert small.config.num_local_experts == small.model.layers[0].mlp.gate.num_experts == 4
     assert small.model.layers[1].mlp.experts.down_proj.shape == (4, 32, 48)
-    small.save_pretrained(tmp_path)
-    loaded = transformers.MixtralForCausalLM.from_pretrained(tmp_path).eval()
-    torch.testing.assert_close(loaded(**inputs).logits, small(**inputs).logits, rtol=0, atol=1e-6)
+
+
+LATENT = {"q_lora_rank": 20, "kv_lora_rank": 24, "qk_nope_head_dim": 8, "qk_rope_head_dim": 6, "v_head_dim": 10}
+LATENT |= {"num_key_value_heads": 4, "moe_intermediate_size": 24, "first_k_dense_replace": 1, "n_shared_experts": 1}
+
+
+@TWO_IMPLEMENTATIONS
+@pytest.mark.parametrize("kind", ["DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"])
+@pytest.mark.parametrize(("group", "groups", "left"), [("*.mlp.gate", 2, 8), ("*.mlp.gate#2", 4, 8)])
+def test_groups_of_experts_of_a_deepseek(
+    kind: str, how: str, group: str, groups: int, left: int, tmp_path: Any
+) -> None:
+    values = {**LATENT, "n_routed_experts": 16, "n_group": 4, "topk_group": 2, "experts_implementation": how}
+    limited = {"topk_method": "group_limited_greedy"} if kind.startswith("DeepseekV2") else {}
+    small = saved_and_loaded(kind, {group: 0.5}, tmp_path, **values, **limited)
+    assert (small.config.n_group, small.config.n_routed_experts) == (groups, left)
+    assert small.model.layers[1].mlp.experts.down_proj.shape == (left, 32, 24)

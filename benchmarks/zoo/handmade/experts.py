@@ -20,6 +20,7 @@ class Mixture(nn.Module):
     def __init__(self, run: Callable[[Mixture, Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.run, self.num_experts, self.top_k = run, EXPERTS, CHOSEN
+        self.groups, self.chosen_groups = 2, 1
         self.inp, self.router, self.out = nn.Linear(5, WIDTH), nn.Linear(WIDTH, EXPERTS), nn.Linear(WIDTH, 3)
         self.up = nn.Parameter(torch.randn(EXPERTS, WIDTH, INNER) / 3)
         self.down = nn.Parameter(torch.randn(EXPERTS, INNER, WIDTH) / 4)
@@ -111,17 +112,36 @@ def numbers(m: Mixture, x: Tensor, logits: Tensor) -> Tensor:
 
 
 def in_groups(m: Mixture, x: Tensor, logits: Tensor) -> Tensor:
-    """The best groups of experts first, then the best of those: each group must keep its size, and they stay."""
+    """As DeepSeek-V3 has it with groups: the best groups of experts first, then the best of those."""
     scores = logits.sigmoid()
-    of_groups = scores.unflatten(-1, (4, -1)).topk(2, dim=-1)[0].sum(-1)
-    mask = torch.zeros_like(of_groups).scatter(1, of_groups.topk(2, dim=-1)[1], 1)
-    mask = mask[:, :, None].expand(-1, -1, 2).flatten(1)
-    indices = scores.masked_fill(mask == 0, 0).topk(m.top_k, dim=-1)[1]
+    in_groups = scores.unflatten(-1, (m.groups, -1))
+    of_groups = in_groups.topk(2, dim=-1)[0].sum(-1)
+    mask = torch.zeros_like(of_groups).scatter(1, of_groups.topk(m.chosen_groups, dim=-1)[1], 1)
+    mask = mask[:, :, None].expand(in_groups.shape).flatten(1)
+    indices = scores.masked_fill(mask == 0, -torch.inf).topk(m.top_k, dim=-1)[1]
     return m.looked_up(x, scores.gather(1, indices), indices)
 
 
+def in_best_groups(m: Mixture, x: Tensor, logits: Tensor) -> Tensor:
+    """As DeepSeek-V2 has it: a group is as good as the best of its experts."""
+    scores = logits.softmax(-1)
+    in_groups = scores.view(-1, m.groups, m.num_experts // m.groups)
+    of_groups = in_groups.max(dim=-1).values
+    mask = torch.zeros_like(of_groups).scatter(1, of_groups.topk(m.chosen_groups, dim=-1, sorted=False)[1], 1)
+    mask = mask[:, :, None].expand(-1, m.groups, m.num_experts // m.groups).reshape(-1, m.num_experts)
+    return m.looked_up(x, *scores.masked_fill(~mask.bool(), 0.0).topk(m.top_k, dim=-1))
+
+
+def of_two_parts(m: Mixture, x: Tensor, logits: Tensor) -> Tensor:
+    """Chosen of two halves of which one is favoured: how many of which stay would be unclear, and all do."""
+    first, second = logits.sigmoid().split(EXPERTS // 2, dim=-1)
+    weights, indices = torch.cat([first + 1, second], dim=-1).topk(m.top_k, dim=-1)
+    return m.looked_up(x, weights, indices)
+
+
 WAYS = (by_index, by_select, by_embedding, by_scatter, by_one_hot, by_sigmoid, best, best_position, sorted_rows, dense)
-STAY = (numbers, in_groups)
+WAYS += (in_groups, in_best_groups)
+STAY = (numbers, of_two_parts)
 
 
 def cases() -> Iterator[Case]:

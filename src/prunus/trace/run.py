@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.axes import Atom, Axes, Space
+from prunus.axes import Atom, Axes, Product, Space
 from prunus.caches import caches_forgotten
 from prunus.created import creations
 from prunus.errors import InputError, TraceError
@@ -149,14 +150,24 @@ class _Tracer:
         )
 
     def _least(self) -> dict[Atom, int]:
-        """How many indices of an atom are asked for at least; what is chosen of several atoms together is frozen."""
+        """How many indices of an atom are asked for at least; what is chosen of a sum is frozen.
+
+        Of a product, every factor stays in such a number that the least of all together are enough, the inner ones
+        first: where the best groups are chosen before the best of their experts, each group keeps so many that the
+        chosen groups have enough.
+        """
         found: dict[Atom, int] = {}
-        for axis, number, name in (each for mode in self.modes for each in mode.least):
-            resolved = self.space.resolve(axis)
-            if isinstance(resolved, Atom):
-                found[resolved] = max(found.get(resolved, 1), number)
-            else:
-                self.space.freeze(resolved, f"{name}() chooses of an axis of several parts")
+        asked = [(self.space.resolve(axis), number, name) for mode in self.modes for axis, number, name in mode.least]
+        for axis, number, name in sorted(asked, key=lambda each: isinstance(each[0], Product)):
+            parts = axis.parts if isinstance(axis, Product) else (axis,)
+            factors = [part for part in parts if isinstance(part, Atom)]
+            if len(factors) < len(parts):
+                self.space.freeze(axis, f"{name}() chooses of an axis of several parts")
+                continue
+            for factor in reversed(factors):
+                others = math.prod(found.get(other, 1) for other in factors if other is not factor)
+                needed = min(factor.size, -(-number // others))
+                found[factor] = max(found.get(factor, 1), needed)
         return found
 
     def _run(self, inputs: Inputs, training: bool) -> Run:
