@@ -145,6 +145,16 @@ def test_a_fit_is_never_worse_and_scale_and_shift_are_what_they_say() -> None:
     assert moments.error(shifted) == pytest.approx(float(by_hand))
 
 
+def test_a_refit_is_least_squares_and_the_least_weights_where_inputs_say_too_little() -> None:
+    x, y = draw(1, 300, 4), draw(1, 300, 2, seed=1)
+    for inputs in (x, torch.cat([x, x[..., :2]], -1), x[..., :1].expand(1, 300, 4)):
+        moments = Moments()
+        moments.add(inputs, y)
+        zero = Fit(torch.zeros(1, 2, inputs.shape[-1], dtype=torch.float64), None)
+        expected = torch.linalg.pinv(inputs) @ y  # of all solutions the least
+        torch.testing.assert_close(moments.refit(zero, 0.0).weight, expected.mT)
+
+
 def test_prune_mends_when_it_is_given_data_and_disturbs_nothing() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 20), nn.Tanh(), nn.Dropout(0.5), nn.Linear(20, 3)).train()

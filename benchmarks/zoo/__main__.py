@@ -3,8 +3,8 @@
     python -m benchmarks.zoo [NAME ...] [--zoo ZOO] [--peer] [--onnx] [--results FILE] [--traced FILE]
         [--write docs/coverage.md]
 
-With ``--results`` every outcome is appended to a JSON-lines file, and what is there isn't done again. ``--traced`` is
-the results file of ``benchmarks.zoo.timm_names``, for the page.
+With ``--results`` every outcome is appended to a JSON-lines file, and what is there isn't done again, unless ``--onnx``
+asks for an export that wasn't tried. ``--traced`` is the results file of ``benchmarks.zoo.timm_names``, for the page.
 """
 
 from __future__ import annotations
@@ -42,9 +42,11 @@ def main() -> None:
     for case in find(options.names, options.zoo):
         for contender in contenders:
             judgeable = contender == "prunus" or not (case.refused or case.by_proof)
-            if (case.zoo, case.name, contender) in outcomes or not judgeable:
+            onnx = options.onnx and contender == "prunus" and not case.refused
+            known = outcomes.get((case.zoo, case.name, contender))
+            if not judgeable or (known and (known.onnx or not onnx)):
                 continue
-            outcome = check_apart(case, contender, options.onnx and contender == "prunus", LIMIT[contender])
+            outcome = check_apart(case, contender, onnx, LIMIT[contender])
             outcomes[case.zoo, case.name, contender] = outcome
             print(outcome, flush=True)
             if options.results:

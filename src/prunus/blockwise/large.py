@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.blockwise.memory import trim
 from prunus.blockwise.shards import Shards
 from prunus.errors import InputError, SaveError
 from prunus.importance.context import Context
@@ -51,10 +52,14 @@ class LargeModel:
         """The importance "l2" for :func:`prunus.plan`, from the weights on disk, of which it holds one at a time."""
         found = {}
         for name in context.weights:
-            squares = self.tensor(name).double().square()
-            for dim in range(squares.dim()):
-                others = [d for d in range(squares.dim()) if d != dim]
-                found[Member(name, dim)] = squares.sum(others) if others else squares
+            weight = self.tensor(name)
+            exact = torch.promote_types(weight.dtype, torch.float32)
+            for dim in range(weight.dim()):
+                others = [d for d in range(weight.dim()) if d != dim]
+                norms = torch.linalg.vector_norm(weight, dim=others, dtype=exact) if others else weight.to(exact)
+                found[Member(name, dim)] = norms.square()
+            del weight
+            trim()
         return found
 
     def small(self, plan: Plan) -> LargeModel:

@@ -147,14 +147,17 @@ class Wave:
         """Put the best weights into the small model's layers."""
         skipped.update(self.odd)
         done = []
-        for name in self.moments:
-            moments = self.moments[name] + self.held[name]
-            if name in self.odd or not moments.n:
+        for name in list(self.moments):
+            moments, held = self.moments.pop(name), self.held.pop(name)  # those of a layer that is solved can go
+            if name in self.odd or not moments.n + held.n:
                 continue
             found = self.calls[name]
             old = found.fit()
+            unset = method == "refit" and ridge is None
+            strength = best_ridge(moments, held, old) if unset else ridge or 0.0
+            moments.include(held)
             if method == "refit":
-                new = moments.refit(old, self._ridge(name, old) if ridge is None else ridge)
+                new = moments.refit(old, strength)
             else:
                 new = moments.rescale(old) if method == "scale" else moments.shift(old)
             before, after = moments.error(old), moments.error(new)
@@ -163,9 +166,9 @@ class Wave:
             done.append(Mended(name, moments.n, before, min(before, after)))
         return done
 
-    def _ridge(self, name: str, old: Fit) -> float:
-        """That whose fit to the other batches has the least error on those held out."""
-        fitted, held = self.moments[name], self.held[name]
-        if not held.n:
-            return RIDGES[0]
-        return min(RIDGES, key=lambda ridge: held.error(fitted.refit(old, ridge)))
+
+def best_ridge(fitted: Moments, held: Moments, old: Fit) -> float:
+    """That whose fit to the other batches has the least error on those held out."""
+    if not held.n:
+        return RIDGES[0]
+    return min(RIDGES, key=lambda ridge: held.error(fitted.refit(old, ridge)))

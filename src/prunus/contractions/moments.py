@@ -36,16 +36,12 @@ class Moments:
         self.xy = self.xy.to(x.device) + x.mT @ y
         self.yy = self.yy.to(x.device) + y.square().sum(1)
 
-    def __add__(self, other: Moments) -> Moments:
-        """Those of both."""
-        found = Moments()
-        for part in (self, other):
-            if part.n:
-                found.n += part.n
-                for name in ("x", "y", "xx", "xy", "yy"):
-                    more = getattr(part, name)
-                    setattr(found, name, getattr(found, name).to(more.device) + more)
-        return found
+    def include(self, other: Moments) -> None:
+        """Take in the rows that ``other`` has seen."""
+        self.n += other.n
+        for name in ("x", "y", "xx", "xy", "yy"):
+            more = getattr(other, name)
+            setattr(self, name, getattr(self, name).to(more.device) + more)
 
     def refit(self, old: Fit, ridge: float) -> Fit:
         """Least squares, drawn towards the old weights by ``ridge`` times the mean of the Gram matrix's diagonal.
@@ -53,11 +49,11 @@ class Moments:
         Minimizes ``|y - W x - b|^2 / n + ridge * mean(diag(cov x)) * |W - W_old|^2``; the bias isn't drawn anywhere.
         """
         xx, xy = self._centred(old)
+        weight = old.weight.double()
+        right = xy.sub_(xx @ weight.mT)
         diagonal = xx.diagonal(dim1=-2, dim2=-1)
-        strength = ridge * diagonal.mean(-1) + torch.finfo(xx.dtype).tiny
-        left = xx + torch.diag_embed(strength[:, None].expand_as(diagonal))
-        right = xy - xx @ old.weight.double().mT
-        weight = old.weight.double() + torch.linalg.lstsq(left, right).solution.mT
+        diagonal += ridge * diagonal.mean(-1, keepdim=True) + torch.finfo(xx.dtype).tiny
+        weight = weight + _solved(xx, right).mT
         return self._with_bias(old, weight)
 
     def rescale(self, old: Fit) -> Fit:
@@ -84,7 +80,7 @@ class Moments:
         return squared / variance if variance > 0 else 0.0
 
     def _centred(self, old: Fit) -> tuple[Tensor, Tensor]:
-        """Covariances where a bias takes care of the means, plain second moments where there is none."""
+        """Covariances where a bias takes care of the means, plain second moments where there is none; new tensors."""
         xx, xy = self.xx / self.n, self.xy / self.n
         if old.bias is None:
             return xx, xy
@@ -95,3 +91,13 @@ class Moments:
         if old.bias is None:
             return Fit(weight, None)
         return Fit(weight, (self.y - (weight @ self.x[..., None])[..., 0]) / self.n)
+
+
+def _solved(left: Tensor, right: Tensor) -> Tensor:
+    """The solution of ``left @ x = right`` for positive matrices; the least one where they are as good as singular."""
+    factor, failed = torch.linalg.cholesky_ex(left)
+    pivots = factor.diagonal(dim1=-2, dim2=-1).square()
+    smallest = torch.finfo(left.dtype).eps * left.shape[-1] * pivots.amax(-1)
+    singular = bool(failed.any() or (pivots.amin(-1) <= smallest).any())
+    found: Tensor = torch.linalg.lstsq(left, right).solution if singular else torch.cholesky_solve(right, factor)
+    return found
