@@ -18,7 +18,7 @@ LAYERS = [
     {"operators", "created"},
     {"sizes", "skip", "settings"},
     {"foreign", "surgery", "spread", "accounts"},
-    {"trace"},
+    {"trace", "heads"},
     {"plan", "residual"},
     {"counting", "layers", "contractions", "matching"},
     {"importance", "limits"},

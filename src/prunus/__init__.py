@@ -15,6 +15,7 @@ from prunus.compensation import Compensation, Rotation, compensate, recalibrate,
 from prunus.depth import drop_blocks
 from prunus.errors import InputError, NothingToPrune, PlanError, PrunusError, SaveError, TraceError
 from prunus.extraction import Extraction, extract
+from prunus.heads import free_heads
 from prunus.importance import Importance
 from prunus.plan import Plan
 from prunus.planning import plan
@@ -101,6 +102,7 @@ __all__ = [
     "extract",
     "feasibility",
     "find_blocks",
+    "free_heads",
     "iterate",
     "load",
     "load_program",

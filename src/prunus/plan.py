@@ -7,7 +7,7 @@ import json
 import math
 import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -15,13 +15,14 @@ from torch import nn
 from prunus import accounts, documents, surgery
 from prunus.errors import PlanError, suggest
 from prunus.foreign import NONE_FITS, guard
+from prunus.heads import free
 from prunus.skip import Returns, check_returns
 from prunus.spread import INDEX, spread
 from prunus.surgery import AttributeChange, lies_in, named_tensors
 
-SCHEMA = (
-    3  # 1: nothing added or removed as a whole; 2: no removed blocks. Plans are written in the oldest that holds them
-)
+SCHEMA = 4
+"""1: nothing added, removed as a whole or replaced; 2: no removed blocks; 3: no freed heads. Plans are written in the
+oldest that holds them."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Plan:
         spread: layers that compute only some of their channels and lay them in place (see :mod:`prunus.spread`): their
             weight keeps the rows that count, their ``spread_index`` (added) and bias the channels that stay.
         dropped: modules that are removed as a whole, and what is returned in their place; see :mod:`prunus.skip`.
+        freed: attentions whose heads don't fill their width any more, see :mod:`prunus.heads`.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -46,6 +48,7 @@ class Plan:
     biases: tuple[str, ...] = ()
     spread: tuple[str, ...] = ()
     dropped: Mapping[str, Returns] = field(default_factory=dict)
+    freed: tuple[str, ...] = ()
 
     @property
     def added(self) -> frozenset[str]:
@@ -66,7 +69,7 @@ class Plan:
         self._add(small)
         before = model.__dict__.get("prunus_plan")
         small.__dict__["prunus_plan"] = before.then(self) if isinstance(before, Plan) else self
-        changed = self.dropped or self.biases or self.spread
+        changed = self.dropped or self.biases or self.spread or self.freed
         guard(small, f"{NONE_FITS}: layers are added or removed as a whole" if changed else self.config_verdict)
         return small
 
@@ -91,6 +94,7 @@ class Plan:
             index, weight_name = _within(path, INDEX), _within(path, "weight")
             channels = self.kept.get(index, {}).get(0, tuple(range(self.shapes[index][0])))
             spread(small.get_submodule(path), self.kept[weight_name][0], channels)
+        free(small, self.freed)
 
     def check_fits(self, model: nn.Module) -> None:
         """Raise PlanError unless ``model`` has exactly the tensors, by name and shape, that the plan was made for.
@@ -132,8 +136,7 @@ class Plan:
             shapes[name] = self.shapes[source][:1]
             if 0 in kept.get(source, {}):
                 kept[name] = {0: kept[source][0]}
-        first = Plan(shapes, kept, self.attributes, self.how, self.biases, self.spread, self.dropped)
-        return first._then(later)
+        return replace(self, shapes=shapes, kept=kept)._then(later)
 
     def _then(self, later: Plan) -> Plan:
         for name, shape in later.shapes.items():
@@ -159,13 +162,14 @@ class Plan:
             tuple(n for n in dict.fromkeys((*self.biases, *later.biases)) if not lies_in(n, dropped)),
             tuple(n for n in (*self.spread, *later.spread) if not lies_in(n, dropped)),
             dropped,
+            tuple(n for n in dict.fromkeys((*self.freed, *later.freed)) if not lies_in(n, dropped)),
         )
 
     def parts(self) -> tuple[Plan, Plan]:
         """The plan in two: the removal of whole blocks, and the cut of what is left; composed, they are this plan."""
         whole = {name: shape for name, shape in self.shapes.items() if name not in self.added}
         left = {name: shape for name, shape in self.shapes.items() if self.survives(name)}
-        width = Plan(left, self.kept, self.attributes, self.how, self.biases, self.spread)
+        width = replace(self, shapes=left, dropped={})
         return Plan(whole, {}, (), self.how, dropped=self.dropped), width
 
     def explain(self) -> str:
@@ -203,13 +207,14 @@ class Plan:
             for name, cut in self.kept.items()
         }
         document: dict[str, Any] = {
-            "schema": 3 if self.dropped else 2 if self.added else 1,
+            "schema": 4 if self.freed else 3 if self.dropped else 2 if self.added else 1,
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "indices": [list(indices) for indices in table],
             "kept": kept,
             "attributes": [[c.module, c.name, list(c.path), c.old, c.new] for c in self.attributes],
             "how": dict(self.how),
             **({"dropped": dict(self.dropped)} if self.dropped else {}),
+            **({"freed": list(self.freed)} if self.freed else {}),
         }
         if self.added:
             document |= {"biases": list(self.biases), "spread": list(self.spread)}
@@ -269,10 +274,13 @@ def _read(document: dict[str, Any]) -> Plan:
     how = document["how"]
     if not isinstance(how, dict):
         raise TypeError("'how' must be an object")
-    biases, wide = (_names(document.get(key, []), shapes) for key in ("biases", "spread"))
+    biases, wide, freed = (
+        _names(document.get(key, []), shapes, own)
+        for key, own in (("biases", ""), ("spread", INDEX), ("freed", "out_proj.weight"))
+    )
     _check_added(shapes, kept, biases, wide)
     dropped = {str(n): check_returns(r) for n, r in document.get("dropped", {}).items()}
-    return Plan(shapes, kept, tuple(changes), how, biases, wide, dropped)
+    return Plan(shapes, kept, tuple(changes), how, biases, wide, dropped, freed)
 
 
 def _check_added(
@@ -298,12 +306,14 @@ def _ascending(row: Any) -> tuple[int, ...]:
     return tuple(row)
 
 
-def _names(value: Any, shapes: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of what is added; each must have its shape in the plan."""
+def _names(value: Any, shapes: Mapping[str, Any], own: str) -> tuple[str, ...]:
+    """Names of tensors that are added, or of modules that are changed; the tensor (``own`` of the module) has a shape
+    in the plan.
+    """
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise TypeError("what is added must be a list of names")
-    if not all(name in shapes or _within(name, INDEX) in shapes for name in value):
-        raise ValueError("something is added whose shape the plan doesn't have")
+        raise TypeError("what is added or changed must be a list of names")
+    if not all((_within(name, own) if own else name) in shapes for name in value):
+        raise ValueError("something is added or changed whose shape the plan doesn't have")
     return tuple(value)
 
 

@@ -16,6 +16,7 @@ from prunus.axes import Atom, Keep, atoms, count, keep_vector
 from prunus.budget import Asked, Points, Request, confirmed, counts_within, explained, latency_cost, read
 from prunus.errors import InputError, NothingToPrune, PlanError
 from prunus.fitting import fit, freeze_misfit
+from prunus.heads import needed
 from prunus.importance import Criterion, Importance, Loss, cross_entropy, name_of, score
 from prunus.layers import layer_changes, mirrored_changes
 from prunus.limits import Least, Limits, Multiple
@@ -196,7 +197,8 @@ def make_plan(graph: Graph, keep: Mapping[Atom, Keep], how: Mapping[str, Any]) -
                 kept.setdefault(name, {})[dim] = cache[axis]
     shapes = {name: tuple(t.shape) for name, t in named_tensors(graph.model).items()}
     plan = Plan(shapes, kept, (), how)
-    return Plan(shapes, kept, tuple(_attributes(graph, plan, keep)), how)
+    freed = needed(graph.model, plan.shape_after)
+    return replace(plan, attributes=tuple(_attributes(graph, plan, keep)), freed=freed)
 
 
 def _attributes(graph: Graph, plan: Plan, keep: Mapping[Atom, Keep]) -> list[AttributeChange]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from prunus.extraction.interpret import interpret
 from prunus.extraction.liveness import Liveness
 from prunus.extraction.twins import merged
 from prunus.extraction.widths import spread_out
+from prunus.heads import attentions, free
 from prunus.plan import Plan
 from prunus.planning import holds, make_plan
 from prunus.prove import DoubleMode
@@ -113,7 +114,7 @@ def extract(
     double = _in_double(plain).eval()
     twins = Changes(add=merged(double, inputs))
     single = _changed(double, twins) if twins.add else double
-    plan, change, units = _decide(single, inputs, mode == "drop")
+    plan, change, units = _decide(_freed(single), inputs, mode == "drop")
     gc.collect()  # the graph holds itself, and with it a copy of the model
     prepared = _changed(single, change)
     plan = spread_out(plan, prepared, change.own) if spread else plan
@@ -149,6 +150,13 @@ def _why_inexact(name: str, report: Extraction) -> str:
     return f"{words}. This is a bug of prunus; please report the model."
 
 
+def _freed(model: nn.Module) -> nn.Module:
+    """The model, its tensors shared, with heads of attention that can go alone; the plan says where they did."""
+    result = _changed(model, Changes())
+    free(result, attentions(result))
+    return result
+
+
 def _decide(model: nn.Module, inputs: list[Inputs], drop: bool) -> tuple[Plan, Changes, int]:
     found = interpret(model, inputs)
     how = ways(found)
@@ -172,7 +180,7 @@ def _with_biases(plan: Plan, change: Changes) -> Plan:
         shapes[name] = shapes[weight][:1]
         if 0 in kept.get(weight, {}):
             kept[name] = {0: kept[weight][0]}
-    return Plan(shapes, kept, plan.attributes, plan.how, tuple(change.new))
+    return replace(plan, shapes=shapes, kept=kept, biases=tuple(change.new))
 
 
 def _changed(model: nn.Module, change: Changes) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def spread_out(plan: Plan, model: nn.Module, own: Collection[str]) -> Plan:
         attributes = [c for c in attributes if (c.module, c.name) != (path, width)]
         attributes.append(AttributeChange(path, width, (), getattr(module, width), len(live)))
         spread.append(path)
-    return Plan(shapes, kept, tuple(attributes), plan.how, plan.biases, tuple(spread))
+    return replace(plan, shapes=shapes, kept=kept, attributes=tuple(attributes), spread=tuple(spread))
 
 
 def _can(model: nn.Module, path: str, module: nn.Module) -> bool:
