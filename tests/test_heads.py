@@ -96,6 +96,20 @@ class Cross(nn.Module):
         return x + self.mix(x, key, value, need_weights=False)[0]
 
 
+class Weighing(nn.Module):
+    """Attention called as it comes, with its weights, which average over the heads: who reads them?"""
+
+    def __init__(self, reads: str = "") -> None:
+        super().__init__()
+        self.mix, self.reads = nn.MultiheadAttention(16, 4, batch_first=True), reads
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        y, weights = self.mix(x, x, x)
+        if self.reads == "keeps":
+            self.seen = weights
+        return (x + y, weights) if self.reads == "returns" else x + y * weights.sum() if self.reads == "uses" else x + y
+
+
 def vit() -> nn.Module:
     return pytest.importorskip("torchvision").models.VisionTransformer(16, 8, 2, 4, 16, 32, num_classes=5)
 
@@ -117,6 +131,7 @@ MODELS = {
         ((2, 5, 16), (2, 4, 16)),
     ),
     "cross": (Cross, {"mix": [1]}, ((5, 2, 16), (7, 2, 12), (7, 2, 10))),
+    "weighing": (Weighing, {"mix": [1, 2]}, ((2, 5, 16),)),
     "vit": (vit, {"encoder.layers.encoder_layer_0.self_attention": [0, 3]}, ((2, 3, 16, 16),)),
 }
 
@@ -168,6 +183,12 @@ def test_heads_are_pruned_alone(name: str) -> None:
     again = small.prunus_plan.apply(model)  # a plan of the copy fits the model
     assert torch.equal(again(*x), small(*x))
     assert prunus.prove(model, again, small.prunus_plan, x).ok
+
+
+@pytest.mark.parametrize("reads", ["returns", "keeps", "uses"])
+def test_heads_stay_in_an_average_that_is_read(reads: str) -> None:
+    with pytest.raises(prunus.NothingToPrune):
+        prunus.extract(masked(lambda: Weighing(reads), {"mix": [1, 2]}), given(((2, 5, 16),)))
 
 
 def test_padding_is_hidden_from_what_is_left() -> None:

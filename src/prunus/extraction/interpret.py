@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ _KNOWN = "_prunus_known"
 _ALIKE = "_prunus_alike"
 _AVERAGING = "_prunus_averaging"
 _ORIGIN = "_prunus_origin"
+_STATISTIC = "_prunus_statistic"
 _SAME = ("detach", "alias")
 _REPEATED = ("expand", "view", "_unsafe_view", "unsqueeze")
 
@@ -103,16 +105,41 @@ def _agree_on_constants(sinks: list[Sink]) -> None:
             sink.same = first.same
 
 
+class _Statistic:
+    """What an operator took over axes. It is of no use if no other operator reads what came out, and that is gone
+    before the model returns: the mean of attention's weights, most often.
+    """
+
+    def __init__(self, call: Call, modules: list[str]) -> None:
+        self.axes, self.modules = call.statistics, modules
+        self.read = bool(call.func._schema.is_mutable)
+        self._left = len(call.outputs)
+        self._outputs = [weakref.ref(out, self._note_gone) for out in call.outputs]
+
+    def _note_gone(self, _: object) -> None:
+        self._left -= len(self.modules) > 1  # the outermost module has not returned
+
+    @property
+    def used(self) -> bool:
+        return self.read or self._left > 0
+
+
 class _Watcher:
     """Sees every call of a run; keeps what is known on the tensors themselves."""
 
     def __init__(self, mode: AxisMode, twins: bool) -> None:
         self.mode, self.twins = mode, twins
         self.sinks: list[Sink] = []
-        self.held: list[Axis] = []
+        self._held: list[Axis] = []
+        self._statistics: list[_Statistic] = []
         self.uses: Counter[str] = Counter()
         self._clock = itertools.count(1)
         self._written: dict[int, dict[Place, int]] = {}
+
+    @property
+    def held(self) -> list[Axis]:
+        """Axes that can't lose a position; asked for after the run."""
+        return [*self._held, *(axis for each in self._statistics if each.used for axis in each.axes)]
 
     def look(self, tensor: Tensor) -> Known | None:
         """What is known of a tensor now; what was written to its memory by another way in is forgotten."""
@@ -142,9 +169,9 @@ class _Watcher:
 
     def see(self, call: Call) -> None:
         self._follow_origins(call)
-        self.held += call.statistics
+        self._note_statistics(call)
         found = sinks_of(call, self.look, self.origin, self.mode.modules[-1])
-        self.held += [x for x in found if not isinstance(x, Sink)]
+        self._held += [x for x in found if not isinstance(x, Sink)]
         new = [x for x in found if isinstance(x, Sink)]
         self.sinks += new
         alike: list[Alike | None] = [None] * len(call.outputs)
@@ -169,6 +196,16 @@ class _Watcher:
         if call.name in ("bmm", "matmul") and _averaging(call.args[0]):
             return [averaged(call, self.look)]
         return passed(call, self.look)
+
+    def _note_statistics(self, call: Call) -> None:
+        for tensor in call.tensors():
+            read: _Statistic | None = tensor.__dict__.get(_STATISTIC)
+            if read is not None:
+                read.read = True
+        if call.statistics:
+            self._statistics.append(_Statistic(call, self.mode.modules))
+            for out in call.outputs:
+                set_mark(out, _STATISTIC, self._statistics[-1])
 
     def _follow_origins(self, call: Call) -> None:
         for tensor in call.tensors():
