@@ -189,6 +189,17 @@ def test_sr_ste_takes_the_steps_of_its_equation():
         torch.testing.assert_close(weight.detach(), full[name] * _two_of_four(full[name]), rtol=1e-5, atol=1e-7)
 
 
+def test_sr_ste_says_what_it_cannot_train():
+    layer = nn.Linear(8, 4)
+    with pytest.raises(InputError, match="N:M patterns"):
+        masks.SRSTE(prunus.Sparsifier(layer), "filter")
+    with pytest.raises(InputError, match="multiple of 3"):
+        masks.SRSTE(prunus.Sparsifier(layer), "2:3")
+    layer.weight.data[0, 0] = float("nan")
+    with pytest.raises(InputError, match="aren't numbers"):
+        masks.SRSTE(prunus.Sparsifier(layer))
+
+
 def _two_of_four(weight: torch.Tensor) -> torch.Tensor:
     lines = weight.abs().reshape(-1, 4)
     return (lines >= lines.sort(dim=1).values[:, 2:3]).float().view_as(weight)

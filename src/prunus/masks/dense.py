@@ -18,7 +18,9 @@ from prunus.masks.bits import zero_outside
 from prunus.masks.criteria import Task
 from prunus.masks.remembering import Remembering
 from prunus.masks.schedules import Curve, Timeline
+from prunus.masks.selection import check_numbers
 from prunus.masks.sparsifier import Sparsifier
+from prunus.masks.units import Pattern, parse
 
 
 class SRSTE(Remembering):
@@ -31,12 +33,18 @@ class SRSTE(Remembering):
         sparse: whose masks are held; every weight must fit the pattern.
         granularity: N:M, such as "2:4".
         decay: lambda of the paper, 2e-4 there.
+
+    Raises:
+        InputError: the granularity isn't N:M, a weight doesn't fit it, or has values that aren't numbers.
     """
 
     REMEMBERS = ("hidden",)
 
     def __init__(self, sparse: Sparsifier, granularity: str = "2:4", decay: float = 2e-4) -> None:
-        self.sparse, self.granularity, self.decay = sparse, granularity, decay
+        pattern = parse(granularity)
+        if not isinstance(pattern, Pattern):
+            raise InputError(f"SR-STE trains N:M patterns, such as '2:4', not {granularity!r}.")
+        self.sparse, self.pattern, self.decay = sparse, pattern, decay
         self.hidden = {name: torch.empty_like(weight.detach()) for name, weight in sparse.weights.items()}
         """What masked weights would be, and zero where nothing is masked."""
         self.after_step()
@@ -54,11 +62,12 @@ class SRSTE(Remembering):
     @torch.no_grad()
     def after_step(self) -> None:
         """Mask anew, and hide the rest."""
-        _unmask(self.sparse)
         for name, weight in self.sparse.weights.items():
+            scores = weight.detach().abs()
+            check_numbers(scores, name)
+            mask = self.sparse.masks[name] = self.pattern.mask(scores, name)
             self.hidden[name].copy_(weight)
-        self.sparse.prune(importance="l1", granularity=self.granularity, strict=False)
-        for name, weight in self.sparse.weights.items():
+            zero_outside(weight, mask)
             self.hidden[name].sub_(weight)
 
     def epoch_end(self) -> None:

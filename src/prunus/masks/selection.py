@@ -111,7 +111,7 @@ def choose_pattern(scores: Mapping[str, Tensor], masks: Mapping[str, Tensor], pa
     """New masks with N of each M kept. What is gone already is the first to go, so that no line loses more."""
     result = {}
     for name, mask in masks.items():
-        _check(scores[name], name)
+        check_numbers(scores[name], name)
         found = scores[name]
         if int(mask.count_nonzero()) < mask.numel():
             found = found.masked_fill(~mask, torch.finfo(found.dtype).min)
@@ -136,7 +136,7 @@ def _share(sparsity: float | Mapping[str, float], name: str) -> float:
 
 
 def _pool(name: str, grid: Grid, scores: Tensor, mask: Tensor, reduction: float | str, scope: str) -> Pool:
-    _check(scores, name)
+    check_numbers(scores, name)
     if set(grid.tile) == {1}:
         alive = mask.reshape(-1)
         one = torch.ones(1, dtype=torch.long, device=mask.device)
@@ -157,7 +157,8 @@ def _by_row(scores: Tensor, mask: Tensor, sparsity: float) -> Tensor:
     return mask & torch.ones_like(matrix, dtype=torch.bool).scatter_(1, lost, value=False).view_as(mask)
 
 
-def _check(scores: Tensor, name: str) -> None:
+def check_numbers(scores: Tensor, name: str) -> None:
+    """Raise InputError where a score is NaN."""
     if scores.numel() and bool(scores.amax().isnan()):  # which is much quicker than to look at each
         raise InputError(
             f"the criterion gives {name!r} scores that aren't numbers: are weights, gradients and data finite?"

@@ -79,25 +79,34 @@ class Pattern:
     def mask(self, scores: Tensor, name: str) -> Tensor:
         """Keep the ``n`` highest scores of each line; among equals, which ones is torch.topk's choice."""
         self.check(scores, name)
-        quick = _two_of_four(scores, self.dim) if (self.n, self.m) == (2, 4) else None
-        if quick is not None:
-            return quick
-        lines = self.lines(scores, name)
+        if (self.n, self.m) != (2, 4):
+            return self._laid(self._highest(self.lines(scores, name)), scores)
+        keep = _two_of_four(scores, self.dim)
+        if int(keep.count_nonzero()) * 2 != keep.numel():  # among equals more than two
+            chosen = self.lines(keep, name).clone()
+            odd = chosen.sum(1) != self.n
+            chosen[odd] = self._highest(self.lines(scores, name)[odd])
+            keep = self._laid(chosen, scores)
+        return keep
+
+    def _highest(self, lines: Tensor) -> Tensor:
         lost = lines.topk(self.m - self.n, dim=1, largest=False).indices
-        keep = torch.ones_like(lines, dtype=torch.bool).scatter_(1, lost, value=False)
-        moved = scores.movedim(self.dim, -1).shape
-        return keep.reshape(moved).movedim(-1, self.dim).contiguous()
+        return torch.ones_like(lines, dtype=torch.bool).scatter_(1, lost, value=False)
+
+    def _laid(self, keep: Tensor, scores: Tensor) -> Tensor:
+        """What ``lines`` took apart, in the shape of ``scores`` again."""
+        return keep.reshape(scores.movedim(self.dim, -1).shape).movedim(-1, self.dim).contiguous()
 
 
-def _two_of_four(scores: Tensor, dim: int) -> Tensor | None:
-    """True at the two highest of each four along a dimension, by comparing with the second; None where any tie."""
+def _two_of_four(scores: Tensor, dim: int) -> Tensor:
+    """True at the two highest of each four along a dimension, and at what equals the second: compared with it."""
     dim = dim % scores.dim()
     fours = scores.unflatten(dim, (-1, 4))
     a, b, c, d = fours.unbind(dim + 1)
     winners = torch.minimum(torch.maximum(a, b), torch.maximum(c, d))
     second = torch.maximum(winners, torch.maximum(torch.minimum(a, b), torch.minimum(c, d)))
-    keep = fours >= second.unsqueeze(dim + 1)
-    return keep.flatten(dim, dim + 1) if int(keep.count_nonzero()) * 2 == keep.numel() else None
+    keep: Tensor = fours >= second.unsqueeze(dim + 1)
+    return keep.flatten(dim, dim + 1)
 
 
 @dataclass(frozen=True)
