@@ -343,3 +343,54 @@ def test_a_list_in_the_config_fits_layers_of_their_own(tmp_path: Path) -> None:
     small.save_pretrained(tmp_path)
     loaded = type(model).from_pretrained(tmp_path).eval()
     torch.testing.assert_close(loaded(IDS).logits, small(IDS).logits, rtol=0, atol=0)
+
+
+GEMMA4 = {**LLAMA, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8}
+GEMMA4 |= {"vocab_size_per_layer_input": 99, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0}
+GEMMA4 |= {"layer_types": ["sliding_attention", "full_attention"] * 2, "sliding_window": 4}
+GEMMA4 |= {"per_layer_config": {i: {"head_dim": 16, "num_key_value_heads": 2} for i in (1, 3)}}
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_what_a_config_says_of_single_layers_follows_their_cut(uniform: bool, tmp_path: Path) -> None:
+    pytest.importorskip("transformers.integrations.heterogeneity")
+    model: Any = made("Gemma4ForCausalLM", "Gemma4TextConfig", **GEMMA4, use_cache=False)
+    before = model.config.to_dict()
+    ratio = {"*.self_attn.q_proj#2" if uniform else "*.self_attn.q_proj": 0.5}
+    plan = prunus.plan(model, (), {"input_ids": IDS}, ratio=ratio, uniform=uniform)
+    small: Any = prunus.Plan.from_json(plan.to_json()).apply(model)
+    assert prunus.prove(model, small, plan, (), {"input_ids": IDS}).ok
+    assert plan.how["config"].startswith("one config fits, with values for single layers: Gemma4ForCausalLM(config)")
+    layers = small.config.per_layer_config
+    heads = (
+        [2, 2, 2, 2] if uniform else [2, 1, 2, 1]
+    )  # uniform: the repeats are cut, of which the sliding layers have 2
+    assert [layer.num_key_value_heads for layer in layers] == heads
+    assert [layer.head_dim for layer in layers] == [8, 16, 8, 16]
+    assert (small.config.num_attention_heads, model.config.to_dict()) == (4, before)
+    small.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(loaded(IDS).logits, small(IDS).logits, rtol=0, atol=0)
+
+
+def test_one_layer_alone_where_the_class_reads_its_sizes_for_each_layer(tmp_path: Path) -> None:
+    module = pytest.importorskip("transformers.models.step3p7.modeling_step3p7")
+    values = {
+        **LLAMA,
+        "num_attention_heads": 4,
+        "num_sliding_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 8,
+    }
+    values |= {"layer_types": ["full_attention", "sliding_attention"], "mlp_layer_types": ["dense", "dense"]}
+    torch.manual_seed(0)
+    model = module.Step3p7TextModel(module.Step3p7TextConfig(**values, sliding_window=4, use_cache=False)).eval()
+    plan = prunus.plan(model, (), {"input_ids": IDS}, ratio={"layers.1.self_attn.q_proj": 0.5}, uniform=True)
+    small: Any = plan.apply(model)
+    assert prunus.prove(model, small, plan, (), {"input_ids": IDS}).ok
+    assert "with values for single layers" in str(plan)
+    assert [layer.num_attention_heads for layer in small.config.per_layer_config] == [4, 4]
+    assert [layer.num_key_value_heads for layer in small.config.per_layer_config] == [4, 2]
+    small.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(loaded(IDS)[0], small(IDS)[0], rtol=0, atol=0)

@@ -9,6 +9,7 @@ from prunus import surgery
 from prunus.axes import Atom, atoms
 from prunus.foreign import FITS, NONE_FITS
 from prunus.plan import Plan
+from prunus.settings import PER_LAYER
 from prunus.sizes import Attribute, Equation, define, evaluate
 from prunus.sizes.expression import leaves, resolved
 from prunus.surgery import AttributeChange
@@ -32,8 +33,10 @@ def fit(
         except ZeroDivisionError:
             wrong = "", "a size that the constructor divides by would be zero"
     if wrong is None:
-        how = {**plan.how, "config": f"{FITS}: {type(graph.model).__name__}(config) builds the small model"}
-        return replace(plan, attributes=(*plan.attributes, *changes), how=how), None
+        changes = (*plan.attributes, *changes)
+        own = ", with values for single layers" if any(PER_LAYER in change.path for change in changes) else ""
+        how = {**plan.how, "config": f"{FITS}{own}: {type(graph.model).__name__}(config) builds the small model"}
+        return replace(plan, attributes=changes, how=how), None
     how = {**plan.how, "config": f"{NONE_FITS}: {wrong[1]}"}
     return replace(plan, attributes=(*plan.attributes, *_unread(graph, made, counts)), how=how), wrong
 

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from types import FunctionType, SimpleNamespace
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 _SETTINGS = (int, float, complex, str, bytes, type, FunctionType, Enum, Path, torch.dtype, torch.device)
 _LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy"}
+PER_LAYER = "per_layer_config"
+"""How transformers' configs name what they say of single layers: ``config.per_layer_config[3].head_dim``."""
 
 
 def is_record(value: Any) -> bool:
@@ -35,6 +38,44 @@ def setting(holder: Any, name: str) -> Any:
         AttributeError: it has none.
     """
     return vars(holder)[name] if name in vars(holder) else inspect.getattr_static(type(holder), name)
+
+
+def setting_at(holder: Any, name: str, path: Sequence[int | str]) -> Any:
+    """What is found along ``path`` in a module's or a record's attribute; :class:`~prunus.surgery.AttributeChange` has
+    such paths.
+
+    Raises:
+        AttributeError, KeyError, IndexError, TypeError: there is nothing.
+    """
+    value = setting(holder, name)
+    steps = iter(path)
+    for key in steps:
+        if key == PER_LAYER:
+            layer, name = next(steps), str(next(steps))
+            own = _overrides(value).get(layer, {})
+            value = own[name] if name in own else setting(value, name)
+        else:
+            value = setting(value, str(key)) if is_record(value) else value[key]
+    return value
+
+
+def of_layers(record: Any) -> Any:
+    """What a config of transformers says of single layers, or None if it says nothing: an object whose
+    ``per_layer_overrides`` are a dict of settings for each such layer.
+    """
+    found = vars(record).get("_heterogeneity_spec")
+    return found if isinstance(getattr(found, "per_layer_overrides", None), dict) else None
+
+
+def set_of_layer(record: Any, layer: int, name: str, value: Any) -> None:
+    """Make the config ``record`` say ``value`` of one layer, if it doesn't say that of all layers."""
+    overrides = _overrides(record)
+    setattr(record, PER_LAYER, {**overrides, layer: {**overrides.get(layer, {}), name: value}})
+
+
+def _overrides(record: Any) -> dict[Any, dict[str, Any]]:
+    spec = of_layers(record)
+    return dict(spec.per_layer_overrides) if spec is not None else {}
 
 
 def class_integers(holder: Any) -> list[str]:

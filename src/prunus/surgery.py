@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.errors import InputError, PlanError, suggest
-from prunus.settings import is_record, setting
+from prunus.settings import PER_LAYER, is_record, set_of_layer, setting, setting_at
 from prunus.sharing import overlapping, placed
 from prunus.skip import Returns, Skip
 
@@ -122,7 +122,7 @@ def apply(
         data = placed(name, whole, tensors, kept, replace[id(tensors[whole])].detach())
         replace[id(tensors[name])] = like(tensors[name], data)
     result = copy_model(model, {**replace, **skips})
-    for change in attributes:
+    for change in sorted(attributes, key=lambda each: PER_LAYER in each.path):  # what is said of all layers first
         set_attribute(result, change)
     return result
 
@@ -145,10 +145,7 @@ def set_attribute(model: nn.Module, change: AttributeChange) -> None:
     """Set one integer in place, checking that it holds the old value."""
     try:
         module = model.get_submodule(change.module)
-        value = setting(module, change.name)
-        old = value
-        for key in change.path:
-            old = setting(old, str(key)) if is_record(old) else old[key]
+        value, old = setting(module, change.name), setting_at(module, change.name, change.path)
     except (AttributeError, KeyError, IndexError, TypeError) as error:
         raise PlanError(f"the plan sets {change}, but this model has no such attribute.") from error
     if old not in (change.old, change.new):
@@ -160,6 +157,9 @@ def _replaced(value: Any, path: tuple[int | str, ...], new: int) -> Any:
     if not path:
         return new
     key, rest = path[0], path[1:]
+    if is_record(value) and key == PER_LAYER:
+        set_of_layer(value, int(rest[0]), str(rest[1]), new)
+        return value
     if is_record(value):  # many modules may hold this very object; it is the copy's own
         vars(value)[str(key)] = _replaced(setting(value, str(key)), rest, new)
         return value

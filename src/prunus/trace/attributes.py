@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from prunus.settings import class_integers, is_record, setting
+from prunus.settings import PER_LAYER, class_integers, is_record, of_layers, setting
 from prunus.sizes import Attribute, Ledger, Size
 
 # Of torch's own layers only these are read as sizes of axes; the rest are windows, strides and the like.
@@ -64,12 +64,29 @@ class Tracer:
                 for field in [*vars(value), *class_integers(value)]:
                     if not field.startswith("_") and field not in _NEVER:
                         self.enter(value, field, Attribute(place.module, place.name, (*place.path, field)))
+                self._enter_layers(value, place)
             return
         traced = _traced(value, place, self.ledger, self.values)
         if traced is not value:
-            store = vars(holder)
-            self._saved.append((store, name, store.get(name, _OF_CLASS)))
-            store[name] = traced
+            self._set(vars(holder), name, traced)
+
+    def _enter_layers(self, record: Any, place: Attribute) -> None:
+        """Where a config says something of single layers, let each layer have every integer of it as its own."""
+        spec = of_layers(record)
+        if spec is None:
+            return
+        common = {name: int(value) for name, value in vars(record).items() if isinstance(value, Size)}
+        layers = {}
+        for i in range(int(record.num_hidden_layers)):
+            own = spec.per_layer_overrides.get(i, {})
+            integers = {**common, **{name: value for name, value in own.items() if type(value) is int}}
+            of_layer = Attribute(place.module, place.name, (*place.path, PER_LAYER, i))
+            layers[i] = {**own, **_traced(integers, of_layer, self.ledger, self.values)}
+        self._set(vars(spec), "per_layer_overrides", layers)
+
+    def _set(self, store: dict[str, Any], name: str, value: Any) -> None:
+        self._saved.append((store, name, store.get(name, _OF_CLASS)))
+        store[name] = value
 
     def restore(self) -> None:
         """Put the plain integers back."""

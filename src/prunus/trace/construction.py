@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from prunus.axes import Atom, Space, product
 from prunus.errors import InputError
-from prunus.settings import is_record, setting
+from prunus.settings import PER_LAYER, is_record, setting_at
 from prunus.sizes import (
     Arithmetic,
     Attribute,
@@ -108,7 +108,8 @@ def construction(graph: Graph) -> Construction:
         **dict(_of_attributes(graph, built)),
         **dict(_of_tensors(graph, built, made)),
     }
-    equations = with_products([*ledger.equations.values(), *local.values()], ledger.products)
+    asked = _of_layers([*ledger.equations.values(), *local.values()])
+    equations = with_products(asked, ledger.products)
     ledger.close()
     return Construction(equations, {**graph.sizes.values, **ledger.quotients}, None, local, ledger.products)
 
@@ -318,6 +319,30 @@ class _Made(TorchFunctionMode):
         return list(found[1]) if found is not None and same else list(tensor.shape)
 
 
+def _of_layers(equations: Sequence[Equation]) -> list[Equation]:
+    """``equations`` with what follows from fields of the config that each layer has for itself.
+
+    Layers that are compared must stay alike: a config that is asked for a kind of layer refuses if they aren't. And a
+    field that is read for all layers at once can't be another in one of them.
+    """
+    result: list[Equation] = []
+    read: dict[Atom | Attribute, None] = {}
+    for e in equations:
+        compared = _is_of_layer(e.left) and _is_of_layer(e.right)
+        result.append(replace(e, soft=False) if compared else e)
+        read |= dict.fromkeys(x for side in (e.left, e.right) for x in leaves(side) if not compared)
+    for place in read:
+        if isinstance(place, Attribute) and _is_of_layer(place):
+            whole = replace(place, path=(*place.path[: place.path.index(PER_LAYER)], place.path[-1]))
+            if whole in read:
+                result.append(Equation(place, whole, f"{whole} is read for all layers"))
+    return result
+
+
+def _is_of_layer(expr: Expression) -> bool:
+    return isinstance(expr, Attribute) and PER_LAYER in expr.path
+
+
 # -- what it says ------------------------------------------------------------------------------------------------
 
 
@@ -332,9 +357,7 @@ def _of_attributes(graph: Graph, built: nn.Module) -> Iterator[tuple[Attribute, 
     modules = dict(built.named_modules())
     for place in graph.sizes.values:
         try:
-            value: Any = setting(modules[place.module], place.name)
-            for key in place.path:
-                value = setting(value, str(key)) if is_record(value) else value[key]
+            value: Any = setting_at(modules[place.module], place.name, place.path)
         except (AttributeError, KeyError, IndexError, TypeError):
             continue  # set after the constructor, by whoever uses the model
         if isinstance(value, int) and expression(value) != place:
