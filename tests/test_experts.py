@@ -83,6 +83,45 @@ def test_what_is_not_understood_stays_and_says_why(way: Any) -> None:
     assert REASONS[way] in graph.explain("router.weight", 0)
 
 
+class Listed(nn.Module):
+    """Experts as a list of modules, of which each takes its tokens: ``find(chosen, i)`` says which."""
+
+    def __init__(self, find: Any, hit: bool) -> None:
+        super().__init__()
+        self.find, self.hit = find, hit
+        self.router = nn.Linear(5, 4)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 5)) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(0, 1)
+        weights, chosen = self.router(x).softmax(-1).topk(2)
+        mask, y = nn.functional.one_hot(chosen, 4).permute(2, 0, 1), torch.zeros_like(x)
+        for i in mask.flatten(1).sum(-1).nonzero() if self.hit else range(4):
+            tokens, place = torch.where(self.find(chosen, mask, i))
+            y.index_add_(0, tokens, self.experts[i](x[tokens]) * weights[tokens, place, None])
+        return y
+
+
+LOOPS = {
+    "frozen: eq() computes with positions along it": (lambda chosen, mask, i: chosen == i, False),
+    "every position of it is taken by itself: nothing to cut": (lambda chosen, mask, i: mask[i], False),
+    "frozen: nonzero() looks at its values": (lambda chosen, mask, i: mask[i].squeeze(0), True),
+}
+
+
+@pytest.mark.parametrize("reason", LOOPS)
+def test_experts_in_a_list_stay_but_their_widths_are_cut(reason: str) -> None:
+    """As docs/guides/llm.md says."""
+    torch.manual_seed(0)
+    model = Listed(*LOOPS[reason]).eval()
+    graph = prunus.trace(model, X)
+    assert reason in graph.explain("router.weight", 0)
+    plan = prunus.plan(graph, ratio=0.5)
+    small: Any = plan.apply(model)
+    assert [expert[0].out_features for expert in small.experts] == [4] * 4
+    assert prunus.prove(model, small, plan, X).ok
+
+
 class Told(experts.Mixture):
     def forward(self, x: torch.Tensor) -> Any:
         logits = self.router(self.inp(x))
