@@ -31,8 +31,9 @@ def test_slabs_and_rows_of_the_router_are_one_group(way: Any) -> None:
     assert members >= wanted - ({"up[0]"} if way is experts.by_embedding else set())
 
 
-def test_as_many_stay_as_are_chosen() -> None:
-    model = mixture(experts.by_index)
+@pytest.mark.parametrize("way", [experts.by_index, experts.one_after_another], ids=lambda way: way.__name__)
+def test_as_many_stay_as_are_chosen(way: Any) -> None:
+    model = mixture(way)
     graph = prunus.trace(model, X)
     assert graph.state(graph.group("router")) == "can be cut; at least 2 stay, for so many are chosen of it"
     for plan in (

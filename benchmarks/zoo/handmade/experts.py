@@ -96,6 +96,14 @@ def best_position(m: Mixture, x: Tensor, logits: Tensor) -> Tensor:
     return m.looked_up(x, logits.gather(1, indices), indices)
 
 
+def one_after_another(m: Mixture, x: Tensor, logits: Tensor) -> Tensor:
+    """As Phi-3.5-MoE has it: the best expert, then the best of the others."""
+    first, best = logits.max(-1, keepdim=True)
+    second, next_best = logits.scatter(-1, best, -torch.inf).max(-1, keepdim=True)
+    weights = torch.cat([first, second], dim=-1).softmax(-1)
+    return m.looked_up(x, weights, torch.cat([best, next_best], dim=-1))
+
+
 def sorted_rows(m: Mixture, x: Tensor, logits: Tensor) -> Tensor:
     """Rows in the order of their experts, as grouped products want them."""
     weights, indices = m.chosen(logits)
@@ -140,7 +148,7 @@ def of_two_parts(m: Mixture, x: Tensor, logits: Tensor) -> Tensor:
 
 
 WAYS = (by_index, by_select, by_embedding, by_scatter, by_one_hot, by_sigmoid, best, best_position, sorted_rows, dense)
-WAYS += (in_groups, in_best_groups)
+WAYS += (in_groups, in_best_groups, one_after_another)
 STAY = (numbers, of_two_parts)
 
 

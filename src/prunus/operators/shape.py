@@ -117,6 +117,7 @@ def cat(call: Call) -> Axes:
     dim = call.arg("dim") % len(parts[0])
     result = list(broadcast(call, [(*axes[:dim], UNIT, *axes[dim + 1 :]) for axes in parts]))
     result[dim] = total(axes[dim] for axes in parts)
+    call.chosen_together(call.args[0], result[dim].size)
     return tuple(result)
 
 
@@ -125,6 +126,7 @@ def stack(call: Call) -> Axes:
     parts = [call.axes_of(t) for t in call.args[0]]
     result = list(broadcast(call, parts))
     result.insert(call.arg("dim") % (len(result) + 1), total([UNIT] * len(parts)))
+    call.chosen_together(call.args[0], len(parts))
     return tuple(result)
 
 

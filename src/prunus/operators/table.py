@@ -124,6 +124,16 @@ class Call:
         self.positions[output] = axis
         self.least.append((axis, number))
 
+    def chosen_together(self, tensors: Sequence[Tensor], number: int) -> None:
+        """Declare that the output holds the positions in all ``tensors``, of which at least ``number`` are other ones:
+        the best of an axis, and the best of what that left.
+        """
+        found = [axis for axis in map(self.positions_of, tensors) if axis is not None]
+        if found and len(found) == len(tensors):
+            self.positions[0] = self.space.unify_all(found)
+            self.followed.update(map(id, tensors))
+            self.least.append((found[0], number))
+
     def looks_up(self, index: Tensor, axis: Axis, reason: str) -> None:
         """``index`` holds positions along ``axis``: those that an operator chose there, or else the axis is frozen."""
         chosen = self.positions_of(index)
