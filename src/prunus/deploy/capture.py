@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
+from prunus.deploy.detectors import detectors_as_graphs
 from prunus.deploy.parity import Batch, Inputs
 from prunus.running import tensors_in
 from prunus.state import untouched
@@ -37,31 +36,8 @@ def capture(small: nn.Module, inputs: Inputs, dynamic: bool, sizes: bool = False
             if first or others:
                 shapes[tensor] = {**others, **first}
     args, kwargs = inputs
-    with untouched(small), _boxes_in_one_way():
+    with untouched(small), detectors_as_graphs():
         return torch.export.export(small, args, kwargs, dynamic_shapes=shapes, strict=False)
-
-
-@contextmanager
-def _boxes_in_one_way() -> Iterator[None]:
-    """Within, torchvision's ``batched_nms`` doesn't look at how many boxes there are, which a graph can't know.
-
-    It moves the boxes of each class to a place of their own, as torchvision does where there are few.
-    """
-    boxes: Any = sys.modules.get("torchvision.ops.boxes")
-    if boxes is None:
-        yield
-        return
-
-    def apart(places: Tensor, scores: Tensor, classes: Tensor, threshold: float) -> Any:
-        largest = torch.cat([places.flatten(), places.new_zeros(1)]).max()
-        offsets = classes.to(places) * (largest + 1)
-        return boxes.nms(places + offsets[:, None], scores, threshold)
-
-    before, boxes.batched_nms = boxes.batched_nms, apart
-    try:
-        yield
-    finally:
-        boxes.batched_nms = before
 
 
 def open_dims(program: Any, inputs: Inputs) -> list[tuple[int, ...]]:
@@ -73,6 +49,19 @@ def open_dims(program: Any, inputs: Inputs) -> list[tuple[int, ...]]:
         first = 1 if batch.holds(tensor) else 0
         found.append(tuple(d for d in range(first, value.dim()) if _is_open(value.shape[d])))
     return found
+
+
+def chosen(program: Any) -> tuple[int, ...]:
+    """One output for each number of rows that depends on values: the boxes of each image, say; its place among the
+    output tensors.
+    """
+    nodes = {node.name: node for node in program.graph.nodes}
+    outputs = [nodes[name].meta["val"] for name in program.graph_signature.user_outputs if name in nodes]
+    found: dict[str, int] = {}
+    for place, value in enumerate(value for value in outputs if isinstance(value, Tensor)):
+        if value.dim() and free_unbacked_symbols(value.shape[0]):
+            found.setdefault(str(value.shape[0]), place)
+    return tuple(found.values())
 
 
 def _is_open(size: Any) -> bool:

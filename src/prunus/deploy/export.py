@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from prunus.deploy.capture import capture, open_dims
-from prunus.deploy.parity import Batch, Inputs, largest_error
+from prunus.deploy.capture import capture, chosen, open_dims
+from prunus.deploy.measure import onnx_feed, onnx_session
+from prunus.deploy.parity import Batch, Comparison, Inputs, compare
 from prunus.errors import InputError, PrunusError
 from prunus.running import as_args, call_afresh, check_eager, cloned, no_fast_path, tensors_in, undisturbed
 from prunus.surgery import copy_model, like, named_tensors
@@ -48,6 +49,7 @@ class ExportResult:
         opset: version of the ONNX operator set; 0 in other formats.
         open_dims: for each input tensor, the dimensions beside the batch that may have any size the model takes.
         reason: why the batch is fixed although a dynamic one was asked for; otherwise None.
+        compared: on what torch and the file were compared, and what was left out; None if they weren't.
     """
 
     path: Path
@@ -58,13 +60,14 @@ class ExportResult:
     opset: int
     open_dims: tuple[tuple[int, ...], ...] = ()
     reason: str | None = None
+    compared: Comparison | None = None
 
     def __str__(self) -> str:
         batch = "any batch size" if self.dynamic_batch else "the example's batch size only"
         if any(self.open_dims):
             batch += f", open dimensions {', '.join(map(str, map(list, self.open_dims)))}"
         because = f" ({self.reason})" if self.reason else ""
-        error = f"within {self.max_rel_error:.1e} of torch"
+        error = f"within {self.max_rel_error:.1e} of torch {self.compared or 'unchecked'}"
         opset = f", opset {self.opset}" if self.opset else ""
         return f"{self.path}: {self.bytes:,} bytes{opset}, {batch}{because}, {error}"
 
@@ -154,37 +157,50 @@ class _Work:
         name = type(self.small).__name__
         try:
             with quiet():
-                program, free = self._write(dynamic, sizes)
-            errors = self._compare(dynamic, free)
+                program, free, rows = self._write(dynamic, sizes)
+            told = self._compare(dynamic, free, rows)
         except Exception as error:
             raise ExportError(
                 f"{name} can't be exported with a {_kind(dynamic)} batch: {_first_words(error)}"
             ) from error
-        if not errors[1] <= self.tolerance:
+        if not told.max_rel_error <= self.tolerance:
             raise ExportError(
                 f"the ONNX file of {name} ({_kind(dynamic)} batch) computes something else than torch: relative error "
-                f"{errors[1]:.2e} (absolute {errors[0]:.2e}), allowed {self.tolerance:.0e}. No file was written."
+                f"{told.max_rel_error:.2e} (absolute {told.max_abs_error:.2e}), allowed {self.tolerance:.0e}. No file "
+                "was written."
             )
         files = sorted(self.draft.parent.iterdir(), reverse=True)  # the weights before the graph that names them
         size = sum(file.stat().st_size for file in files)
         for file in files:
             file.replace(self.path.parent / file.name)
         opset = program.model.opset_imports[""]
-        return ExportResult(self.path, *errors, dynamic, size, opset, tuple(free), reason)
+        errors = told.max_abs_error, told.max_rel_error
+        return ExportResult(self.path, *errors, dynamic, size, opset, tuple(free), reason, told)
 
-    def _write(self, dynamic: bool, sizes: bool) -> tuple[Any, list[tuple[int, ...]]]:
-        program, free = _convert(self.small, self.inputs, dynamic, sizes, self.opset)
+    def _write(self, dynamic: bool, sizes: bool) -> tuple[Any, list[tuple[int, ...]], tuple[int, ...]]:
+        program, free, rows = _convert(self.small, self.inputs, dynamic, sizes, self.opset)
         large = sum(t.numel() * t.element_size() for t in self.small.state_dict().values()) > _ONE_FILE_BYTES
         program.save(str(self.draft), external_data=large)
         if self.slim and not large:
             _slim(self.draft)
-        return program, free
+        return program, free, rows
 
-    def _compare(self, dynamic: bool, free: list[tuple[int, ...]]) -> tuple[float, float]:
-        batch = Batch(self.inputs)
+    def _compare(self, dynamic: bool, free: list[tuple[int, ...]], rows: tuple[int, ...]) -> Comparison:
+        batch, session = Batch(self.inputs), onnx_session(self.draft)
         sizes = [batch.size, 1, batch.size + 3] if dynamic else [batch.size]
-        return largest_error(
-            lambda drawn: call_afresh(self.small, drawn), self.draft, self.inputs, sizes, self.draws, free
+
+        def file(drawn: Inputs) -> list[Tensor]:
+            return [torch.from_numpy(array) for array in session.run(None, onnx_feed(session, tensors_in(drawn)))]
+
+        return compare(
+            lambda drawn: call_afresh(self.small, drawn),
+            file,
+            self.inputs,
+            sizes,
+            self.tolerance,
+            self.draws,
+            free,
+            rows,
         )
 
 
@@ -195,8 +211,10 @@ def _slim(path: Path) -> None:
 
 def _convert(
     small: nn.Module, inputs: Inputs, dynamic: bool, sizes: bool, opset: int | None
-) -> tuple[Any, list[tuple[int, ...]]]:
-    """The ONNX program of the model, its batch dimension named ``batch`` if it is dynamic, and what else is open."""
+) -> tuple[Any, list[tuple[int, ...]], tuple[int, ...]]:
+    """The ONNX program of the model, its batch dimension named ``batch`` if it is dynamic, what else is open, and which
+    outputs have rows that values choose.
+    """
     outputs = call_afresh(small, inputs)
     exported = capture(small, inputs, dynamic, sizes)
     given = [node.name for node in exported.graph.nodes if node.op == "placeholder"]
@@ -207,7 +225,7 @@ def _convert(
     if dynamic:
         batch = Batch(inputs)
         _name_batch(program.model.graph, [batch.holds(tensor) for tensor in tensors_in(inputs)])
-    return program, open_dims(exported, inputs) if sizes else []
+    return program, open_dims(exported, inputs) if sizes else [], chosen(exported)
 
 
 def _output_names(outputs: Any, taken: list[str]) -> list[str]:

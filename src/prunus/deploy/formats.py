@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunus.deploy.capture import capture
+from prunus.deploy.capture import capture, chosen
 from prunus.deploy.export import ExportError, ExportResult, export_onnx, quiet, tolerance_of
-from prunus.deploy.parity import Batch, Inputs, difference
+from prunus.deploy.parity import Batch, Inputs, ParityError, Run, compare
 from prunus.deploy.runtimes import openvino_module, openvino_runner
 from prunus.errors import InputError
 from prunus.running import as_args, call_afresh, check_eager, cloned, no_fast_path, tensors_in, undisturbed
-
-Run = Callable[[Inputs], list[Any]]
-"""Runs a file on inputs."""
 
 
 def export(
@@ -111,7 +108,7 @@ def _program(
         with torch.no_grad():
             return tensors_in(call_afresh(loaded, drawn))
 
-    return _checked(small, inputs, run, draft, path, tolerance, dynamic_batch and not reason, reason)
+    return _checked(small, inputs, run, draft, path, tolerance, dynamic_batch and not reason, reason, chosen(program))
 
 
 def _openvino(
@@ -127,7 +124,8 @@ def _openvino(
     def run(drawn: Inputs) -> list[Any]:
         return [torch.from_numpy(array) for array in openvino_runner(draft, tuple(tensors_in(drawn)))()]
 
-    return _checked(small, inputs, run, draft, path, tolerance, told.dynamic_batch, told.reason)
+    rows = told.compared.chosen if told.compared else ()
+    return _checked(small, inputs, run, draft, path, tolerance, told.dynamic_batch, told.reason, rows)
 
 
 def _executorch(small: nn.Module, inputs: Inputs, draft: Path, path: Path, tolerance: float) -> ExportResult:
@@ -136,6 +134,7 @@ def _executorch(small: nn.Module, inputs: Inputs, draft: Path, path: Path, toler
         xnnpack = _package("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
         runtime = _package("executorch.runtime", "executorch")
         program, _ = _captured(small, inputs, False)
+        rows = chosen(program)
         lowered = exir.to_edge_transform_and_lower(program, partitioner=[xnnpack.XnnpackPartitioner()])
         draft.write_bytes(lowered.to_executorch().buffer)
         method = runtime.Runtime.get().load_program(draft).load_method("forward")
@@ -143,7 +142,8 @@ def _executorch(small: nn.Module, inputs: Inputs, draft: Path, path: Path, toler
     def run(drawn: Inputs) -> list[Any]:
         return [tensor.clone() for tensor in method.execute(tensors_in(drawn))]
 
-    return _checked(small, inputs, run, draft, path, tolerance, False, "ExecuTorch files are made for one batch size")
+    reason = "ExecuTorch files are made for one batch size"
+    return _checked(small, inputs, run, draft, path, tolerance, False, reason, rows)
 
 
 def _tensorrt(small: nn.Module, inputs: Inputs, draft: Path, path: Path, tolerance: float) -> ExportResult:
@@ -200,28 +200,30 @@ def _checked(
     tolerance: float,
     dynamic: bool,
     reason: str | None,
+    rows: tuple[int, ...] = (),
 ) -> ExportResult:
     """Compare on the example and random inputs, then move what was written to its place."""
-    batch, worst = Batch(inputs), (0.0, 0.0)
+    name, batch = f"{draft.suffix} of {type(small).__name__}", Batch(inputs)
     sizes = [batch.size, 1, batch.size + 3] if dynamic else [batch.size]
-    for number, drawn in enumerate([inputs, *(batch.random(inputs, size, n) for n, size in enumerate(sizes * 2))]):
-        wanted = tensors_in(call_afresh(small, drawn))
+
+    def file(drawn: Inputs) -> Any:
         try:
-            found = run(cloned(drawn))
+            return run(cloned(drawn))
         except Exception as error:
-            raise ExportError(f"{draft.suffix} of {type(small).__name__} doesn't run: {str(error)[:200]}") from error
-        if [t.shape for t in wanted] != [t.shape for t in found]:
-            raise ExportError(f"{draft.suffix} of {type(small).__name__} gives other shapes on input {number}.")
-        for one, other in zip(wanted, found, strict=True):
-            gap = difference(one, other)
-            worst = max(worst[0], gap[0]), max(worst[1], gap[1])
-    if not worst[1] <= tolerance:
+            raise ExportError(f"{name} doesn't run: {str(error)[:200]}") from error
+
+    try:
+        told = compare(lambda drawn: call_afresh(small, drawn), file, inputs, sizes, tolerance, chosen=rows)
+    except ParityError as error:
+        raise ExportError(f"{name} is refused: {error}. No file was written.") from error
+    if not told.max_rel_error <= tolerance:
         raise ExportError(
-            f"{draft.suffix} of {type(small).__name__} computes something else than torch: relative error "
-            f"{worst[1]:.2e}, allowed {tolerance:.0e}. No file was written."
+            f"{name} computes something else than torch: relative error {told.max_rel_error:.2e}, allowed "
+            f"{tolerance:.0e}. No file was written."
         )
     files = sorted(draft.parent.iterdir())
-    size = sum(file.stat().st_size for file in files)
-    for file in files:
-        file.replace(path.parent / file.name)
-    return ExportResult(path, *worst, dynamic, size, 0, reason=reason)
+    size = sum(written.stat().st_size for written in files)
+    for written in files:
+        written.replace(path.parent / written.name)
+    errors = told.max_abs_error, told.max_rel_error
+    return ExportResult(path, *errors, dynamic, size, 0, reason=reason, compared=told)
