@@ -74,6 +74,13 @@ class Plan:
         return small
 
     @property
+    def reordered(self) -> bool:
+        """Whether units were put in another order before the cut, as :func:`prunus.extract` does at times: the indices
+        kept count the new order, and a state that goes by the old one (an optimizer's) can't be sliced by them.
+        """
+        return any(bool(step.get("reordered")) for step in _steps(self.how) if isinstance(step, Mapping))
+
+    @property
     def config_verdict(self) -> str | None:
         """What the last step says of the config, if it knows."""
         steps = _steps(self.how)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from prunus.errors import InputError, NothingToPrune, PlanError
+from prunus.extraction.aligning import Order, orders
 from prunus.extraction.check import Check, agree, as_double
 from prunus.extraction.clean import clean
 from prunus.extraction.fold import Changes, changes, ways
-from prunus.extraction.interpret import interpret
+from prunus.extraction.interpret import Interpretation, interpret
 from prunus.extraction.liveness import Liveness
 from prunus.extraction.twins import merged
 from prunus.extraction.widths import spread_out
@@ -26,6 +27,7 @@ from prunus.running import Inputs, check_eager, each_input, mapped
 from prunus.surgery import copy_model, like, named_tensors
 
 _ATTEMPTS = 25
+_ROUNDS = 3
 MODES = ("exact", "drop")
 TOLERANCE = 1e-9
 
@@ -42,6 +44,7 @@ class Extraction:
         made: those of them that had to be made.
         carriers: constant channels kept to carry others where a border is padded.
         merged: layers that read one unit in place of several that are multiples of it.
+        aligned: axes of groups whose units were put in another order, so that the dead lie at the same places of each.
         spread: layers that compute only the channels that aren't dead of an axis that others keep alive.
         checks: the comparisons that were made, in fp64.
     """
@@ -53,6 +56,7 @@ class Extraction:
     made: int
     carriers: int
     merged: int
+    aligned: int
     spread: int
     checks: tuple[Check, ...]
 
@@ -66,7 +70,8 @@ class Extraction:
         lines = [
             f"parameters {before:,} -> {after:,} ({after / max(before, 1):.1%}); {self.units} units gone, "
             f"constants folded into {self.folded} biases ({self.made} of them new), {self.carriers} channels carry "
-            f"others, {self.merged} layers read one unit for several, {self.spread} layers spread",
+            f"others, {self.merged} layers read one unit for several, {self.aligned} axes put in order, "
+            f"{self.spread} layers spread",
             *map(str, self.checks),
         ]
         if self.mode == "drop":
@@ -94,7 +99,7 @@ def extract(
         spread: let a layer whose dead channels are alive elsewhere (in a residual sum) compute the others alone and lay
             them in place, by a layer of :mod:`prunus.spread`. False keeps such channels.
 
-    Returns:
+    Renew_orders:
         A new model on the same device, with its ``prunus_plan``, and an :class:`Extraction` as ``prunus_extraction``.
 
     Raises:
@@ -114,7 +119,9 @@ def extract(
     double = _in_double(plain).eval()
     twins = Changes(add=merged(double, inputs))
     single = _changed(double, twins) if twins.add else double
-    plan, change, units = _decide(_freed(single), inputs, mode == "drop")
+    single, found, new_orders = _aligned(single, inputs, mode == "drop")
+    plan, change, units = _decide(found, len(new_orders), mode == "drop")
+    del found
     gc.collect()  # the graph holds itself, and with it a copy of the model
     prepared = _changed(single, change)
     plan = spread_out(plan, prepared, change.own) if spread else plan
@@ -122,8 +129,8 @@ def extract(
     del single, prepared
     checks = tuple(check for each in inputs for check in agree(double, shrunk, each))
     del double, shrunk  # a large model is held as few times as can be
-    small = plan.apply(_changed(_changed(plain, twins), change))
-    report = _report(mode, plain, small, plan, change, units, len(twins.add), checks)
+    small = plan.apply(_changed(_ordered(_changed(plain, twins), new_orders), change))
+    report = _report(mode, plain, small, plan, change, units, len(twins.add), len(new_orders), checks)
     if mode == "exact" and not report.max_rel_error <= TOLERANCE:
         raise PlanError(_why_inexact(type(model).__name__, report))
     small.__dict__["prunus_extraction"] = report
@@ -157,19 +164,39 @@ def _freed(model: nn.Module) -> nn.Module:
     return result
 
 
-def _decide(model: nn.Module, inputs: list[Inputs], drop: bool) -> tuple[Plan, Changes, int]:
-    found = interpret(model, inputs)
+def _ordered(model: nn.Module, new_orders: Iterable[Order]) -> nn.Module:
+    for order in new_orders:
+        model = order.apply(model)
+    return model
+
+
+def _aligned(model: nn.Module, inputs: list[Inputs], drop: bool) -> tuple[nn.Module, Interpretation, list[Order]]:
+    """The same function with its units in the order by which most can go, and how it came to that."""
+    new_orders: list[Order] = []
+    for _ in range(_ROUNDS):
+        found = interpret(_freed(model), inputs)
+        more = orders(found, [way.how for way in ways(found)], drop)
+        after = _ordered(model, more)
+        if not more or any(check.error > TOLERANCE for each in inputs for check in agree(model, after, each)):
+            return model, found, new_orders
+        model, new_orders = after, [*new_orders, *more]
+        gc.collect()
+    return model, interpret(_freed(model), inputs), new_orders
+
+
+def _decide(found: Interpretation, ordered: int, drop: bool) -> tuple[Plan, Changes, int]:
     how = ways(found)
+    told = {"extract": "drop" if drop else "exact", **({"reordered": ordered} if ordered else {})}
     for _ in range(_ATTEMPTS):
         live = Liveness(found, [way.how for way in how], drop)
         keep = live.solve()
-        plan = make_plan(found.graph, keep, {"extract": "drop" if drop else "exact"})
+        plan = make_plan(found.graph, keep, told)
         with DoubleMode():
             fits = holds(found.graph, plan, {atom: int(mask.sum()) for atom, mask in keep.items()})
         if fits:
             change = changes(found, live, how)
             return _with_biases(plan, change), change, sum(int((~mask).sum()) for mask in keep.values())
-    raise PlanError(f"no plan was found in {_ATTEMPTS} attempts: {type(model).__name__} keeps resisting.")
+    raise PlanError(f"no plan was found in {_ATTEMPTS} attempts: {type(found.graph.model).__name__} keeps resisting.")
 
 
 def _with_biases(plan: Plan, change: Changes) -> Plan:
@@ -208,15 +235,15 @@ def _report(
     change: Changes,
     units: int,
     merged: int,
+    aligned: int,
     checks: tuple[Check, ...],
 ) -> Extraction:
     before, after = (sum(p.numel() for p in m.parameters()) for m in (plain, small))
     if after >= before:
         raise NothingToPrune(why_nothing(plain))
     folded = sum(name.endswith("bias") for name in change.add)
-    return Extraction(
-        mode, (before, after), units, folded, len(change.new), change.carriers, merged, len(plan.spread), checks
-    )
+    made, wide = len(change.new), len(plan.spread)
+    return Extraction(mode, (before, after), units, folded, made, change.carriers, merged, aligned, wide, checks)
 
 
 def why_nothing(model: nn.Module) -> str:

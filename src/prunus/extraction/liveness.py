@@ -49,6 +49,11 @@ class Liveness:
         """Which positions of an axis stay."""
         return torch.from_numpy(keep_vector(axis, self.keep))
 
+    def needed(self, sink: Sink, carried: str) -> Tensor:
+        """The positions of a sink that a kept result reads, and for which no constant stands."""
+        still = sink.same if carried or self.drop else sink.same & (sink.value == 0)
+        return self._read(sink) & ~still
+
     # -- what comes back -----------------------------------------------------------------------------------------
 
     def _restore(self, axis: Axis, positions: Any) -> bool:
@@ -65,14 +70,15 @@ class Liveness:
 
     def _lost(self, sink: Sink) -> Tensor:
         """The positions of a sink that are gone although a kept result reads them."""
-        outputs = None if sink.outputs is None else self.kept(sink.outputs)
-        return ~self.kept(sink.inputs) & sink.reads(outputs)
+        return ~self.kept(sink.inputs) & self._read(sink)
+
+    def _read(self, sink: Sink) -> Tensor:
+        return sink.reads(None if sink.outputs is None else self.kept(sink.outputs))
 
     def _restore_read(self) -> bool:
         back = False
         for sink, carried in zip(self.found.sinks, self.carried, strict=True):
-            lost = self._lost(sink)
-            lost &= ~sink.same if carried or self.drop else ~(sink.same & (sink.value == 0))
+            lost = ~self.kept(sink.inputs) & self.needed(sink, carried)
             if bool(lost.any()):
                 back |= self._restore(sink.inputs, lost.numpy())
         return back

@@ -31,7 +31,7 @@ def follow(optimizer: Optimizer, model: nn.Module, small: nn.Module, plan: Plan 
         plan: the one of this cut; ``small.prunus_plan`` by default, which is right for a model that is cut once.
 
     Raises:
-        PlanError: the plan isn't of ``model``, or doesn't lead to ``small``.
+        PlanError: the plan isn't of ``model``, doesn't lead to ``small``, or counts units in another order.
         InputError: the optimizer holds none of ``model``'s parameters, or a state that can't be sliced; nothing has
             changed then.
     """
@@ -39,6 +39,11 @@ def follow(optimizer: Optimizer, model: nn.Module, small: nn.Module, plan: Plan 
     if not isinstance(plan, Plan):
         raise PlanError(f"{type(small).__name__} carries no plan: give the one that it was made by.")
     plan.check_fits(model)
+    if plan.reordered:
+        raise PlanError(
+            "extraction put units in another order before this cut, so that the optimizer's state can't be sliced by "
+            "the plan: make a new optimizer for the small model."
+        )
     new, cuts = _pairs(model, small, plan)
     if not any(id(p) in new for group in optimizer.param_groups for p in group["params"]):
         raise InputError("the optimizer holds none of the model's parameters: was it made for another one?")
