@@ -12,7 +12,9 @@ from torch import nn
 
 import prunus
 from benchmarks.zoo.case import randomize
-from prunus.contractions import Contraction, Fit, Moments, Watch, relevant_rows
+from prunus.contractions import Contraction, Fit, Moments, Watch
+from prunus.contractions.relevance import relevant_rows
+from prunus.importance import score
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -334,3 +336,14 @@ def test_transposed_convolutions_and_einsum_are_the_least_squares_solution(kind:
         for o in range(4):
             best = design @ torch.linalg.lstsq(design, wanted[:, o].flatten()).solution
             torch.testing.assert_close(found[:, o].flatten(), best, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("importance", ["auto", "obs", "thinet"])
+def test_scores_of_padded_tokens_are_those_of_the_tokens_alone(importance: str) -> None:
+    torch.manual_seed(0)
+    model = Padded().eval()
+    ids, mask = torch.randint(0, 20, (40, 8)), (torch.arange(8) < 5).long().expand(40, 8).contiguous()
+    padded, alone = (ids, mask), (ids[:, :5], mask[:, :5])
+    found = [score(prunus.trace(model, batch), importance, [batch]) for batch in (padded, alone)]
+    for one, other in zip(*(scores.values() for scores in found), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)

@@ -50,17 +50,17 @@ def ours(importance: str | None, *, refit: bool, solver: bool = False) -> Conten
     def make(task: Task, part: float) -> nn.Module:
         graph, model = prunus.trace(task.model, task.example), task.model
         if refit and importance is None:
-            turned = prunus.rotate(graph, task.data)
+            turned = prunus.rotate(graph, task.calls)
             graph, model = turned.graph, turned.model
         name = importance or ("auto" if refit else "l2")
-        found = score(graph, name, task.data, task.loss)
+        found = score(graph, name, task.calls, task.loss)
         known = prunus.Importance(lambda context: {g: found[g.atom] for g in context.graph.free if g.atom in found})
         if solver:
             small = prunus.plan(graph, budget={"macs": f"{part:.0%}"}, importance=known).apply(model)
         else:
             small = with_macs(lambda r: prunus.plan(graph, ratio=r, importance=known).apply(model), task, part)
         if refit:
-            prunus.compensate(model, small, small.prunus_plan, task.data, task.example)
+            prunus.compensate(model, small, small.prunus_plan, task.calls, task.example)
         return small
 
     return make

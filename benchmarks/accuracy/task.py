@@ -24,6 +24,7 @@ class Task:
         score: higher is better, in percent, on data that nothing is chosen with.
         finetune: trains a network in place, the same for all; None where there is no training data.
         outputs, heads: what Torch-Pruning must be told: layers whose outputs stay, and the heads of projections.
+        inputs: what the model itself is run on to calibrate, where a batch holds more than one call's; else ``data``.
         after: sets the integers of a model that Torch-Pruning cut, which it doesn't know.
     """
 
@@ -36,3 +37,9 @@ class Task:
     outputs: Callable[[nn.Module], list[nn.Module]] = _last_linear
     heads: Callable[[nn.Module], Mapping[nn.Module, int]] = lambda model: {}
     after: Callable[[nn.Module], None] = lambda model: None
+    inputs: Sequence[Any] | None = None
+
+    @property
+    def calls(self) -> Sequence[Any]:
+        """Batches for what only runs the model."""
+        return self.data if self.inputs is None else self.inputs

@@ -55,6 +55,7 @@ def minilm(seed: int) -> Task:
     nouns, texts = (tokens([pair[i] for pair in chosen]) for i in (0, 1))
     own = [slice(i, i + BATCH) for i in range(CHOICE, CHOICE + CALIBRATION, BATCH)]
     data = [(*(t[part] for t in texts), *(t[part] for t in nouns)) for part in own]
+    inputs = [pair for batch in data for pair in (batch[:2], batch[2:])]
     example = tuple(t[CHOICE : CHOICE + 2] for t in texts)
 
     @torch.no_grad()
@@ -70,7 +71,7 @@ def minilm(seed: int) -> Task:
             batches = [(ids, mask, encoder(ids, mask)) for ids, mask in zip(*glosses, strict=True)]
         fit(small, batches, epochs=1, lr=3e-4, loss=imitation, seed=seed)
 
-    return Task(encoder, example, data, loss, score, finetune, outputs=outputs, heads=heads, after=after)
+    return Task(encoder, example, data, loss, score, finetune, outputs=outputs, heads=heads, after=after, inputs=inputs)
 
 
 def loss(model: nn.Module, batch: Any) -> Tensor:

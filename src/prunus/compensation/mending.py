@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from prunus.compensation.rows import with_rows
 from prunus.compensation.waves import METHODS, Mended, Wave, stream_writers
-from prunus.contractions import Contraction, Watch, names
+from prunus.contractions import Contraction, Watch, names, with_rows
 from prunus.errors import InputError, suggest
 from prunus.plan import Plan
 from prunus.running import Batches, call, no_fast_path, undisturbed

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.axes import atoms
-from prunus.compensation.rows import with_rows
-from prunus.contractions import Contraction, Watch, names
+from prunus.contractions import Contraction, Watch, names, with_rows
 from prunus.importance import Context
 from prunus.precision import Precise, as_double
 from prunus.running import Batches, call, cloned, each_input, mapped, no_fast_path, outputs_in, undisturbed

@@ -2,7 +2,8 @@
 
 from prunus.contractions.calls import Contraction, positions
 from prunus.contractions.moments import Fit, Moments
-from prunus.contractions.relevance import Rows, may_be_padded, relevant_rows
+from prunus.contractions.relevance import Rows
+from prunus.contractions.rows import with_rows
 from prunus.contractions.watch import Watch, names
 
 __all__ = [
@@ -11,8 +12,7 @@ __all__ = [
     "Moments",
     "Rows",
     "Watch",
-    "may_be_padded",
     "names",
     "positions",
-    "relevant_rows",
+    "with_rows",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from prunus.axes import Atom, atoms, places
-from prunus.contractions import Contraction, Watch, names
+from prunus.contractions import Contraction, Watch, names, positions, with_rows
 from prunus.errors import InputError
 from prunus.running import Batches, call, differentiable
 from prunus.surgery import named_tensors
@@ -144,16 +144,29 @@ class Context:
         With it comes its output; ``Member`` is the dimension of its weight that runs over its inputs.
         """
         for args, kwargs in islice(self.inputs(), batches):
-            seen: list[tuple[Member, Contraction, Tensor]] = []
+            yield from self._seen(args, kwargs)
 
-            def see(name: str, found: Contraction, output: Tensor, seen: Any = seen) -> None:
-                member = Member(name, found.in_dim)
-                if name in self.weights and not self.graph.space.is_frozen(self.graph.tensors[name][member.dim]):
-                    seen.append((member, found, output))
+    def relevant_flows(self) -> Iterator[tuple[Member, Contraction, Tensor, Tensor]]:
+        """``flows``, each with the places of its rows that count: those of padding that a mask hides don't."""
+        examples, chosen = with_rows(self.model, self.inputs())
+        for (args, kwargs), rows in zip(examples, chosen, strict=False):
+            waiting = {name: list(calls) for name, calls in rows.items()}
+            for member, found, output in self._seen(args, kwargs):
+                known = waiting.get(member.name)
+                at = known.pop(0) if known else torch.arange(positions(output, found.channel))
+                yield member, found, output, at
 
-            with Watch(names(self.model), see):
-                call(self.model, args, kwargs)
-            yield from seen
+    def _seen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Member, Contraction, Tensor]]:
+        seen: list[tuple[Member, Contraction, Tensor]] = []
+
+        def see(name: str, found: Contraction, output: Tensor) -> None:
+            member = Member(name, found.in_dim)
+            if name in self.weights and not self.graph.space.is_frozen(self.graph.tensors[name][member.dim]):
+                seen.append((member, found, output))
+
+        with Watch(names(self.model), see):
+            call(self.model, args, kwargs)
+        return seen
 
     def _given(self) -> Any:
         if self.data is None:

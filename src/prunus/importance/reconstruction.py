@@ -45,14 +45,12 @@ def consumers(context: Context, only: Collection[Member] | None = None, *, centr
     """
     moments: dict[Member, Moments] = {}
     calls: dict[Member, Contraction] = {}
-    for member, found, output in context.flows():
+    for member, found, output, at in context.relevant_flows():
         if only is not None and member not in only:
             continue
-        rows = output.numel() // max(output.shape[found.channel], 1)
         mine = moments.setdefault(member, Moments())
-        at = torch.arange(rows)
-        if rows > ROWS:
-            at = torch.randperm(rows, generator=torch.Generator().manual_seed(mine.n))[:ROWS]
+        if len(at) > ROWS:
+            at = at[torch.randperm(len(at), generator=torch.Generator().manual_seed(mine.n)).to(at.device)[:ROWS]]
         everything = torch.arange(output.shape[found.channel])
         mine.add(found.rows_of_input(at), found.rows_of_output(output.detach(), at, everything))
         calls[member] = found

@@ -8,7 +8,7 @@ from itertools import repeat
 
 from torch import nn
 
-from prunus.contractions import Rows, may_be_padded, relevant_rows
+from prunus.contractions.relevance import Rows, may_be_padded, relevant_rows
 from prunus.running import Batches, Inputs
 
 _ROWS_PER_INPUT = 4
