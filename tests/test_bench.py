@@ -253,6 +253,8 @@ def test_bench_and_roofline_and_export_on_the_command_line(files, tmp_path):
     saved = f"{tmp_path / 'small'}@{lenet}"
     told = run("export", saved, str(tmp_path / "small.onnx"), *shape, "--int8", str(tmp_path / "q.onnx"))
     assert "any batch size" in told and "INT8 dynamic" in told and (tmp_path / "q.onnx").exists()
+    told = run("export", lenet, str(tmp_path / "open.onnx"), "-i", "2x1x28x28", "--open-sizes", "--slim")
+    assert "any batch size" in told  # LeNet fixes height and width
     text = run("bench", lenet, saved, *shape, "-r", "eager", "--batch", "1,2", "--repeats", "6", "--json")
     entries = json.loads(text)["entries"]
     assert [(e["name"], e["batch"]) for e in entries] == [(lenet, 1), (saved, 1), (lenet, 2), (saved, 2)]

@@ -145,6 +145,12 @@ def test_weights_of_torch_save_and_a_model_in_a_file(tmp_path):
         (["inspect", LENET, *SHAPE, "--why", "fc1.wight"], "Did you mean 'fc1.weight'"),
         (["inspect", LENET, *SHAPE, "--why", "fc1.weight:x"], "--why takes NAME or NAME:DIM"),
         (["profile", LENET, *SHAPE, "-w", "nothing.pt"], "there is no file nothing.pt"),
+        (["inspect", LENET], "Missing option '--input' / '-i'. See prunus inspect --help."),
+        (["inspect", LENET, *SHAPE, "--inptu", "3"], "--inptu"),
+        (["prune", LENET, *SHAPE, "--ratio", "half"], "Invalid value for '--ratio'"),
+        (["pruen", LENET], "No such command 'pruen'"),
+        (["export", f"small@{LENET}", "x.onnx", *SHAPE, "-w", "w.pt"], "small holds its own: leave it out"),
+        (["export", LENET, "x.pt2", *SHAPE, "--slim"], "--slim are for .onnx and .xml files, not '.pt2'"),
         (["prune", LENET, *SHAPE, "--out", "x", "--ratio", "1.5"], "ratio must be at least 0 and less than 1"),
         (["prune", LENET, *SHAPE, "--out", "x", "--keep", "conv9"], "'conv9', but no group, module or tensor matches"),
         (["prune", LENET, *SHAPE, "--out", "x", "--ratio", "0.001"], "removes nothing"),
@@ -177,6 +183,16 @@ def test_the_demo_does_not_write_over_a_file(monkeypatch, capsys, tmp_path):
     (tmp_path / "out").write_text("mine", encoding="utf-8")
     assert "is a file; give a folder" in fails(monkeypatch, capsys, "demo", "--out", str(tmp_path / "out"))
     assert (tmp_path / "out").read_text(encoding="utf-8") == "mine"
+
+
+def test_what_ends_well_ends_with_0_and_alone_it_helps(monkeypatch, capsys):
+    for arguments in ["--version"], ["prune", "--help"], []:
+        monkeypatch.setattr(sys, "argv", ["prunus", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert (ended.value.code or 0) == 0 and err == ""
+        assert ("prunus " if arguments == ["--version"] else "Usage") in out
 
 
 def test_the_installed_command_runs_and_help_is_light():

@@ -178,3 +178,11 @@ def test_executorch_computes_the_same(small, tmp_path):
     assert prunus.export(small, X, tmp_path / "small.pte").max_rel_error < 1e-4
     with pytest.raises(PrunusError):
         prunus.export(small, X, tmp_path / "small.pte", tolerance=1e-30)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a TensorRT engine is built on the GPU it will run on")
+def test_tensorrt_builds_an_engine(small, tmp_path):
+    pytest.importorskip("tensorrt")
+    told = prunus.export(small, X, tmp_path / "small.engine")
+    assert told.bytes > 0 and "the engine wasn't" in told.reason and "unchecked" in str(told)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -22,9 +22,11 @@ from prunus.errors import PrunusError
 
 __all__ = ["app", "main"]
 
+_UsageError: Any = typer.BadParameter.__base__
+"""A wrong or missing option or command; click's own class, or that of the copy that newer Typers bring."""
+
 app = typer.Typer(
     help="Make trained PyTorch models really smaller and faster.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
@@ -51,9 +53,16 @@ for command in (inspect, profile, masks, sensitivity, prune, extract, export, be
 
 
 def main() -> None:
-    """The entry point. Our errors, and the system's, are one line on stderr and exit code 2."""
+    """The entry point. Our errors, the system's and wrong options are one line on stderr and exit code 2."""
     try:
-        app()
+        sys.exit(app(sys.argv[1:] or ["--help"], prog_name="prunus", standalone_mode=False))
     except (PrunusError, OSError) as error:
-        print(f"prunus: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _end(str(error))
+    except _UsageError as error:
+        where = error.ctx.command_path if error.ctx is not None else "prunus"
+        _end(f"{error.format_message().rstrip('.?')}. See {where} --help.")
+
+
+def _end(message: str) -> NoReturn:
+    print(f"prunus: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
