@@ -29,19 +29,24 @@ class Moments:
     def add(self, x: Tensor, y: Tensor) -> None:
         """Take more rows in."""
         x, y = x.double(), y.double()
+        if not self.n:
+            self.x, self.y, self.yy = (x.new_zeros(len(x), t.shape[-1]) for t in (x, y, y))
+            self.xx, self.xy = (x.new_zeros(len(x), x.shape[-1], t.shape[-1]) for t in (x, y))
         self.n += x.shape[1]
-        self.x = self.x.to(x.device) + x.sum(1)
-        self.y = self.y.to(x.device) + y.sum(1)
-        self.xx = self.xx.to(x.device) + x.mT @ x
-        self.xy = self.xy.to(x.device) + x.mT @ y
-        self.yy = self.yy.to(x.device) + y.square().sum(1)
+        self.x += x.sum(1)
+        self.y += y.sum(1)
+        self.yy += y.square().sum(1)
+        self.xx.baddbmm_(x.mT, x)  # in place, as it can be larger than all else that is held
+        self.xy.baddbmm_(x.mT, y)
 
     def include(self, other: Moments) -> None:
         """Take in the rows that ``other`` has seen."""
-        self.n += other.n
-        for name in ("x", "y", "xx", "xy", "yy"):
-            more = getattr(other, name)
-            setattr(self, name, getattr(self, name).to(more.device) + more)
+        if not self.n:
+            self.__dict__.update(other.__dict__)
+        elif other.n:
+            self.n += other.n
+            for name in ("x", "y", "yy", "xx", "xy"):
+                getattr(self, name).add_(getattr(other, name))
 
     def refit(self, old: Fit, ridge: float) -> Fit:
         """Least squares, drawn towards the old weights by ``ridge`` times the mean of the Gram matrix's diagonal.
