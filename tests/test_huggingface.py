@@ -183,9 +183,14 @@ def test_a_config_read_in_forward_ties_the_layers_that_read_it() -> None:
 TOWER = {k: v for k, v in BERT.items() if k != "vocab_size"}
 VISION = {**TOWER, "image_size": 32, "patch_size": 8}
 PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+PATCHES = {"image_size": 32, "patch_size": 4}
+STAGES = {"depths": [1, 1], "num_heads": [4, 8], "window_size": 4}
+PYRAMID = {"image_size": 32, "depths": [1, 1], "hidden_sizes": [16, 32], "num_attention_heads": [4, 8]}
+PYRAMID |= {"num_encoder_blocks": 2, "sequence_reduction_ratios": [2, 1], "mlp_ratios": [3, 2], "patch_sizes": [4, 2]}
+PYRAMID |= {"strides": [4, 2]}
 WORDS = {"vocab_size": 99, "bos_token_id": 97, "eos_token_id": 98}
 # name: (model, fields of the config that change, as the small model has them)
-UNIFORM: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
+UNIFORM: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "llama": (GENERATORS["llama"], {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2}),
     "qwen2": (GENERATORS["qwen2"], {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2}),
     "gpt2": (GENERATORS["gpt2"], {"n_embd": 16, "n_head": 2}),
@@ -198,6 +203,21 @@ UNIFORM: dict[str, tuple[Callable[[], nn.Module], dict[str, int]]] = {
         {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24},
     ),
     "t5": (GENERATORS["t5"], {"num_heads": 2, "d_kv": 4, "d_ff": 24}),
+    # the width of a feed-forward layer is that of the stage times a ratio: a float, an integer of the config, a literal
+    "swin": (
+        lambda: made("SwinForImageClassification", "SwinConfig", **PATCHES, **STAGES, embed_dim=16),
+        {"embed_dim": 8, "num_heads": [2, 4], "mlp_ratio": 4.0},
+    ),
+    "pvt": (
+        lambda: made("PvtForImageClassification", "PvtConfig", **PYRAMID),
+        {"hidden_sizes": [8, 16], "num_attention_heads": [2, 4], "mlp_ratios": [3, 2]},
+    ),
+    "convnext": (
+        lambda: made(
+            "ConvNextForImageClassification", "ConvNextConfig", hidden_sizes=[16, 32], depths=[1, 1], num_stages=2
+        ),
+        {"hidden_sizes": [8, 16]},
+    ),
     "clip": (
         lambda: made(
             "CLIPModel", "CLIPConfig", text_config={**TOWER, **WORDS}, vision_config=VISION, projection_dim=24
@@ -211,7 +231,7 @@ def example(model: Any) -> dict[str, torch.Tensor]:
     kind = model.config.model_type
     if kind == "clip":
         return {"input_ids": IDS, "pixel_values": PIXELS}
-    return {"pixel_values": PIXELS} if kind == "vit" else inputs_of(model)
+    return {"pixel_values": PIXELS} if model.main_input_name == "pixel_values" else inputs_of(model)
 
 
 def tensors_of(outputs: Any) -> list[torch.Tensor]:

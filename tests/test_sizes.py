@@ -75,6 +75,17 @@ def test_a_width_follows_the_heads() -> None:
     assert found.complete({heads: 3, width: 7})[width] == 192  # a follower isn't chosen
 
 
+def test_a_ratio_stays_and_what_it_multiplies_follows() -> None:
+    """Of ``hidden == ratio * width`` the ratio could be a quotient, but not for any two counts."""
+    space, ratio = Space(), Attribute("", "config", ("mlp_ratio",))
+    width, hidden = space.fresh(16), space.fresh(64)
+    equations = [equal(WIDTH, Count(width)), equal(times(WIDTH, ratio), Count(hidden))]
+    found = solve(space, equations, {WIDTH: 16, ratio: 4})
+    check(space, found, equations, [width, hidden])
+    assert not any(frozen(space, width, hidden)) and ratio not in found.definitions
+    assert found.complete({width: 5}) == {width: 5, hidden: 20}
+
+
 def test_the_pieces_of_a_chunk_keep_one_count() -> None:
     space = Space()
     a, b, c = (space.fresh(6) for _ in range(3))

@@ -89,24 +89,39 @@ class _Solver:
         self.values = values
         self.held: Container[Atom] | None = None
         self.definitions: dict[Attribute, Expression] = {}
+        self._sources: dict[Attribute, Equation] = {}
         self.followers: dict[Atom, Expression] = {}
         self.samples: list[dict[Atom, int]] = []
 
     def solve(self, equations: list[Equation]) -> Sizes:
         live = self.live(equations)
         self.define(live)
+        pending = self._pending(live)
+        self._settle_constants([e for e in pending if not (_divides(e.left) or _divides(e.right))])
+        self._tie(pending)
+        if self._keep_ratios():
+            pending = self._pending(live)
+            self._tie(pending)
+        for step in (self._settle_constant, self._balance, self._freeze):
+            self._take(step, pending)
+            self._settle_constants(pending)
+        return Sizes(self.values, self.definitions, self.followers)
+
+    def _pending(self, live: list[Equation]) -> list[Equation]:
+        """What the definitions leave to be done, with counts to try it out."""
         pending = [self._multiplied(self._substitute(e)) for e in live if not e.soft]
         pending = [e for e in pending if self._free(e.left) or self._free(e.right)]
         self._sample(pending)
-        self._settle_constants([e for e in pending if not (_divides(e.left) or _divides(e.right))])
-        ties: list[Callable[[Equation], object]] = [self._follow, self._pair, self._follow, self._merge]
-        for step in (*ties, self._settle_constant, self._balance, self._freeze):
-            for equation in pending:
-                if not self._holds(equation):
-                    step(equation)
-            if step not in ties:
-                self._settle_constants(pending)
-        return Sizes(self.values, self.definitions, self.followers)
+        return pending
+
+    def _tie(self, pending: list[Equation]) -> None:
+        for step in (self._follow, self._pair, self._follow, self._merge):
+            self._take(step, pending)
+
+    def _take(self, step: Callable[[Equation], object], pending: list[Equation]) -> None:
+        for equation in pending:
+            if not self._holds(equation):
+                step(equation)
 
     def live(self, equations: list[Equation]) -> list[Equation]:
         """The equations that a cut could break, as the space reads them now."""
@@ -183,7 +198,7 @@ class _Solver:
                 (target,) = unknown
                 found = self._isolated(expr, target, other, exact)
                 if found is not None:
-                    self.definitions[target] = found
+                    self.definitions[target], self._sources[target] = found, e
                     return True
         return False
 
@@ -197,12 +212,24 @@ class _Solver:
             found = simple.expression() if simple is not None else None if exact else found
         return found
 
+    def _keep_ratios(self) -> bool:
+        """Leave attributes alone that would be quotients of counts that don't divide: of ``hidden == ratio * width``
+        the ratio stays, and one count can follow the other. Tells whether there are any.
+        """
+        named = {a: self._sources[a] for a, expr in self.definitions.items() if _divides(expr) and not a.is_unnamed}
+        ratios = [a for a, source in named.items() if not source.soft and not self._holds(self._substitute(source))]
+        for attribute in ratios:
+            del self.definitions[attribute]
+        return bool(ratios)
+
     # -- deciding whether an equation holds ----------------------------------------------------------------------
 
     def _sample(self, equations: list[Equation]) -> None:
         rng = random.Random(0)
-        found = dict.fromkeys(a for e in equations for side in (e.left, e.right) for a in self._free(side))
+        sides = [side for e in equations for side in (e.left, e.right)]
+        found = dict.fromkeys(a for expr in (*sides, *self.followers.values()) for a in self._free(expr))
         self.samples = [{atom: rng.randint(1, _LARGE) for atom in found} for _ in range(_SAMPLES)]
+        self._refresh()
 
     def _holds(self, e: Equation) -> bool:
         try:

@@ -86,6 +86,11 @@ class Ledger:
                 self.number(size.expr, int.__int__(size))
         return int.__truediv__(int(top), int(bottom))
 
+    def scaled(self, size: Size, factor: float) -> float:
+        """``size * factor``: a float, which keeps no provenance."""
+        self.number(size.expr, int.__int__(size))
+        return int.__int__(size) * factor
+
     def _is_trivial(self, left: Expression, right: Expression) -> bool:
         if not isinstance(right, Count):
             return isinstance(right, int)
@@ -141,9 +146,13 @@ class Size(int):
         return self._arithmetic("-", other, int.__rsub__(self, other), swapped=True)
 
     def __mul__(self, other: Any) -> Any:
+        if isinstance(other, float) and not self.ledger.closed:
+            return self.ledger.scaled(self, other)
         return self._arithmetic("*", other, int.__mul__(self, other))
 
     def __rmul__(self, other: Any) -> Any:
+        if isinstance(other, float):
+            return self * other
         return self._arithmetic("*", other, int.__rmul__(self, other), swapped=True)
 
     def __floordiv__(self, other: Any) -> Any:

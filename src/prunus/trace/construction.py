@@ -44,6 +44,7 @@ from prunus.trace.graph import Graph
 CONFIG = "config"
 _FACTORIES = {*"empty zeros ones full rand randn".split()}
 _NEW = {*"new_empty new_zeros new_ones new_full".split()}
+_POINTWISE = {*"mul __mul__ __rmul__ add __add__ __radd__ sub div __truediv__ neg log exp clone to detach".split()}
 # What is read while weights are drawn shapes nothing.
 _DRAWING = {*"_init_weights init_weights initialize_weights post_init reset_parameters _reset_parameters".split()}
 _META_CANT = (RuntimeError, TypeError, ValueError)  # what reading a value of a meta tensor raises
@@ -95,6 +96,7 @@ def construction(graph: Graph) -> Construction:
     ledger = _Ledger(graph.space)
     holder = SimpleNamespace(**{CONFIG: copy.deepcopy(graph.model.__dict__[CONFIG])})
     Tracer(ledger).enter(holder, CONFIG, Attribute("", CONFIG))
+    _keep_factors(vars(holder)[CONFIG])
     made = _Made(ledger)
     try:
         with _ratios_kept(graph.model):
@@ -235,9 +237,12 @@ class _Ledger(Ledger):
     def ratio(self, top: int, bottom: int) -> float:
         return super().ratio(top, bottom) if int(top) % int(bottom) else _Ratio.of(self.quotient(top, bottom))
 
+    def scaled(self, size: Size, factor: float) -> float:
+        return _Ratio.of(size * int(factor)) if factor.is_integer() else super().scaled(size, factor)
+
 
 class _Ratio(float):
-    """An exact ratio of sizes, which ``int()`` turns back into a size; any other use of it is one as a number."""
+    """A whole number made of sizes, which ``int()`` turns back into a size; any other use of it is one as a number."""
 
     size: int
 
@@ -260,6 +265,27 @@ class _Ratio(float):
     __add__, __radd__, __sub__, __rsub__ = map(_number, ("__add__", "__radd__", "__sub__", "__rsub__"))
     __mul__, __rmul__, __truediv__ = map(_number, ("__mul__", "__rmul__", "__truediv__"))
     __rtruediv__, __pow__, __rpow__ = map(_number, ("__rtruediv__", "__pow__", "__rpow__"))
+
+
+class _Factor(float):
+    """A whole number that a config has as a float (``mlp_ratio = 4.0``): its product with a size remembers the size."""
+
+    def __mul__(self, other: Any) -> Any:
+        return other * self if isinstance(other, Size) else float.__mul__(self, other)
+
+
+def _keep_factors(record: Any) -> None:
+    for name, value in vars(record).items():
+        if is_record(value):
+            _keep_factors(value)
+        else:
+            vars(record)[name] = _as_factors(value)
+
+
+def _as_factors(value: Any) -> Any:
+    if type(value) in (list, tuple):
+        return type(value)(map(_as_factors, value))
+    return _Factor(value) if type(value) is float and value.is_integer() else value
 
 
 class _IntType(type):
@@ -304,13 +330,19 @@ class _Made(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _FACTORIES or name in _NEW:
             sizes = sizes_given(args[1:] if name in _NEW else args, kwargs, "size")
-            self._sizes[result.untyped_storage()._cdata] = (result, sizes)
+            self._note(result, sizes)
+        elif name in _POINTWISE and isinstance(result, Tensor):
+            like = next((t for t in args if isinstance(t, Tensor) and t.shape == result.shape), result)
+            self._note(result, self.sizes_of(like))
         elif not name.startswith("__"):
             for value in (*args, *kwargs.values()):
                 for item in value if isinstance(value, list | tuple) else (value,):
                     if isinstance(item, Size):
                         self.ledger.number(item.expr, int(item))
         return result
+
+    def _note(self, tensor: Tensor, sizes: list[Any]) -> None:
+        self._sizes[tensor.untyped_storage()._cdata] = (tensor, sizes)
 
     def sizes_of(self, tensor: Tensor) -> list[int]:
         """The sizes ``tensor`` was made with, those that are known with their provenance."""
