@@ -78,6 +78,28 @@ def test_an_unknown_language_is_refused(pair) -> None:
     assert translated(page, "zh-CN").title == "变小了的 LeNet"
 
 
+def test_a_mistake_is_told_before_anything_is_measured(monkeypatch) -> None:
+    monkeypatch.setattr("prunus.comparison.compare", lambda *_, **__: pytest.fail("measured"))
+    for wrong, words in (["--language", "zh"], "no report in 'zh'"), (["--sensitivity"], "with --evaluate"):
+        found = CliRunner().invoke(cli.app, ["report", "prunus.demo.lenet:LeNet", "nowhere", "-i", "2x1x28x28", *wrong])
+        assert isinstance(found.exception, InputError) and words in str(found.exception)
+
+
+def test_sensitivity_is_drawn_where_it_was_measured(pair, monkeypatch) -> None:
+    def evaluate(model: torch.nn.Module) -> float:
+        return float(sum(p.numel() for p in model.parameters()))
+
+    monkeypatch.setattr("prunus.comparison.CURVES", 2)
+    curves = prunus.sensitivity(pair[0], X, evaluate=evaluate, ratios=(0.5,))
+    page = translated(compare(*pair, X, onnx=False, repeats=6, curves=curves), "zh-CN")
+    section = next(section for section in page.sections if section.title == "哪一层能少多少？")
+    assert section.text == ["每个组单独剪，不修补，不训练；图中是损失最大的 2 个。"]
+    left = {group: float(metric) for group, _, metric in section.tables[0].rows}
+    assert len(left) == len(curves.sizes) and all(share == "0.5" for _, share, _ in section.tables[0].rows)
+    drawn = {group for group in left if f">{group}<" in section.figures[0] or f"<!-- {group} -->" in section.figures[0]}
+    assert drawn == set(sorted(left, key=left.get)[:2])
+
+
 def test_from_the_shell(pair, tmp_path) -> None:
     save_file(pair[0].state_dict(), tmp_path / "dense.safetensors")
     prunus.save(pair[1], tmp_path / "small")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -40,6 +41,18 @@ def test_both_tutorials_hold_the_same_code() -> None:
         [_bare(code) for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)] for text in (english, chinese)
     ]
     assert blocks[0] == blocks[1]
+
+
+@pytest.mark.parametrize("name", ["tutorial", "tutorial.zh-CN"])
+def test_the_notebook_is_the_page_run_to_the_end(name: str) -> None:
+    """`make notebooks` writes them anew."""
+    page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    notebook = json.loads((DOCS / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"][1:]  # the first chooses epochs and such
+    blocks = [block.strip() for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)]
+    assert ["".join(cell["source"]) for cell in cells] == blocks
+    assert all(cell["execution_count"] for cell in cells)
+    assert not [output for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
 
 
 def _bare(code: str) -> str:

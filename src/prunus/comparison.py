@@ -19,15 +19,19 @@ from prunus.planning import plan
 from prunus.profile import Profile, profile
 from prunus.prove import Proof, prove
 from prunus.report import Report, Section, Table, Tile
-from prunus.report.charts import speedup_figure, tradeoff_figure, widths_figure
+from prunus.report.charts import sensitivity_figure, speedup_figure, tradeoff_figure, widths_figure
 from prunus.report.svg import inline_svg
 from prunus.report.tables import change, count, kilobytes, milliseconds, short
+from prunus.sensitivity import Sensitivity
 from prunus.surgery import named_tensors
 from prunus.trace import trace
 
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 WIDTHS = 40
 """More bars than this aren't read."""
+
+CURVES = 10
+"""More curves than this can't be told apart."""
 
 Timings = Mapping[str, tuple[Latency, Latency]]
 
@@ -42,6 +46,7 @@ def compare(
     onnx: bool = True,
     repeats: int = 20,
     reproduce: str = "",
+    curves: Sensitivity | None = None,
 ) -> Report:
     """Measure both models and tell of it; give the result to :func:`prunus.report.write_report`.
 
@@ -55,6 +60,7 @@ def compare(
         onnx: also export both and time them in ONNX Runtime.
         repeats: timed calls of each.
         reproduce: the command that makes the small model, for the page's last section.
+        curves: what :func:`prunus.sensitivity` measured of ``dense``, to be drawn too.
 
     Raises:
         InputError: ``small`` carries no plan.
@@ -81,6 +87,7 @@ def compare(
             _widths(made),
             _speed(timings),
             _tradeoff(dense, args, kwargs, evaluate),
+            *([_sensitivity(curves)] if curves is not None else []),
             _profiles(name, before, after),
             Section(title="How it was decided", code=made.explain()),
             _again(reproduce),
@@ -212,6 +219,22 @@ def _tradeoff(
         text=["Every group cut by the same ratio, without any mending or training."],
         figures=[inline_svg(figure, "tradeoff", "What a cut would cost")],
         tables=[Table("", columns, tuple(rows))],
+    )
+
+
+def _sensitivity(measured: Sensitivity) -> Section:
+    """The curves of the groups that lost most at their deepest cut; a figure of all of a large model can't be read."""
+    metric, curves = next(iter(measured.baseline)), measured.curves()
+    steepest = sorted(curves, key=lambda group: curves[group][-1][1])[:CURVES]
+    figure = sensitivity_figure({group: curves[group] for group in curves if group in steepest}, ylabel=metric)
+    rows = [(group, *(f"{points[-1][i]:.4g}" for i in (0, 1))) for group, points in curves.items()]
+    return Section(
+        title="Which layers can lose how much?",
+        text=[
+            f"Each group was cut alone, without any mending or training; drawn are the {len(steepest)} that lost most."
+        ],
+        figures=[inline_svg(figure, "sensitivity", "Which layers can lose how much?")],
+        tables=[Table("The deepest cut of each", ("group", "share removed", metric), tuple(rows))],
     )
 
 

@@ -13,6 +13,8 @@ from prunus.cli.answers import Json, answering
 from prunus.cli.options import Inputs, Model, Weights, build, examples
 from prunus.naming import named
 
+RATIOS = (0.25, 0.5, 0.75)
+
 
 def report(
     model: Model,
@@ -23,6 +25,9 @@ def report(
     evaluate: Annotated[
         str, typer.Option(metavar="MODULE:NAME", help="A function from a model to a number, higher is better.")
     ] = "",
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="With --evaluate: also cut each group alone, at three ratios.")
+    ] = False,
     language: Annotated[str, typer.Option(help="en or zh-CN.")] = "en",
     onnx: Annotated[bool, typer.Option(help="Also time both in ONNX Runtime.")] = True,
     as_json: Json = False,
@@ -31,14 +36,18 @@ def report(
     import prunus
     from prunus.comparison import compare
     from prunus.report import write_report
-    from prunus.report.language import translated
+    from prunus.report.language import speaker, translated
 
+    speaker(language)  # one that isn't known is refused before anything is measured
+    if sensitivity and not evaluate:
+        raise prunus.InputError("--sensitivity asks what a cut costs: name the function that tells with --evaluate.")
     with answering(as_json) as answer:
         dense, args = build(model, weights), examples(shapes)
         small = prunus.load(folder, lambda: build(model, None))
         judge = named(evaluate) if evaluate else None
         command = shlex.join(["prunus", *sys.argv[1:]])
-        page = translated(compare(dense, small, args, evaluate=judge, onnx=onnx, reproduce=command), language)
-        written = write_report(page, out)
+        curves = prunus.sensitivity(dense, args, evaluate=judge, ratios=RATIOS) if judge and sensitivity else None
+        page = compare(dense, small, args, evaluate=judge, onnx=onnx, reproduce=command, curves=curves)
+        written = write_report(translated(page, language), out)
         answer.text = f"wrote {written}: {page.summary}"
         answer.value = {"page": written, "summary": page.summary, "tiles": page.tiles}

@@ -129,6 +129,10 @@ WORDS = {
     "Where the parameters and the work are": "参数和计算在哪里",
     "How it was decided": "如何决定",
     "What a cut would cost": "剪多少，代价多少",
+    "Each group was cut alone, without any mending or training; drawn are the {} that lost most.": (
+        "每个组单独剪，不修补，不训练；图中是损失最大的 {} 个。"
+    ),
+    "The deepest cut of each": "每组最深的一剪",
     "Every group cut by the same ratio, without any mending or training.": "每个组按同样的比例剪，不修补，不训练。",
     "{}, layer by layer": "{}，逐层",
     "The weights were changed since the cut (mended or trained), so that the proof is of the plan: the original, cut by it "

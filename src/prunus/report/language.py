@@ -27,8 +27,6 @@ def translated(report: Report, language: str) -> Report:
     Raises:
         InputError: there is no such language.
     """
-    if language not in LANGUAGES:
-        raise InputError(f"no report in {language!r}.{suggest(language, LANGUAGES)} Known: {', '.join(LANGUAGES)}.")
     say = speaker(language)
     return replace(
         report,
@@ -41,7 +39,9 @@ def translated(report: Report, language: str) -> Report:
 
 
 def speaker(language: str) -> Say:
-    """A function that translates one text."""
+    """A function that translates one text. InputError: there is no such language."""
+    if language not in LANGUAGES:
+        raise InputError(f"no report in {language!r}.{suggest(language, LANGUAGES)} Known: {', '.join(LANGUAGES)}.")
     words = LANGUAGES[language]
     longest = sorted((english for english in words if "{}" in english), key=len, reverse=True)
     patterns = [(_pattern(english), words[english]) for english in longest]
