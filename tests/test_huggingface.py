@@ -318,6 +318,14 @@ def test_a_class_of_the_users_own_is_built_from_its_config_too(uniform: bool) ->
     assert (small.second.in_channels, small.second.groups) == (16, 16)
 
 
+def test_a_config_may_hold_what_holds_it() -> None:
+    config: Any = Settings()
+    config.inner = Settings()
+    config.inner.outer = config
+    small: Any = prunus.prune(Separable(config), torch.randn(1, 3, 8, 8), uniform=True)
+    assert small.config.width == 16
+
+
 REPEATED = {"vocab_size": 64, "use_cache": False}
 OTHER_PATH = {
     "llama": ("LlamaForCausalLM", {**REPEATED, "hidden_size": 32, "num_key_value_heads": 2, "intermediate_size": 48}),

@@ -96,7 +96,7 @@ def construction(graph: Graph) -> Construction:
     ledger = _Ledger(graph.space)
     holder = SimpleNamespace(**{CONFIG: copy.deepcopy(graph.model.__dict__[CONFIG])})
     Tracer(ledger).enter(holder, CONFIG, Attribute("", CONFIG))
-    _keep_factors(vars(holder)[CONFIG])
+    _keep_factors(vars(holder)[CONFIG], set())
     made = _Made(ledger)
     try:
         with _ratios_kept(graph.model):
@@ -274,10 +274,14 @@ class _Factor(float):
         return other * self if isinstance(other, Size) else float.__mul__(self, other)
 
 
-def _keep_factors(record: Any) -> None:
+def _keep_factors(record: Any, seen: set[int]) -> None:
+    """Make every whole float in a record, and in those that it holds, a :class:`_Factor`."""
+    if id(record) in seen:
+        return
+    seen.add(id(record))
     for name, value in vars(record).items():
         if is_record(value):
-            _keep_factors(value)
+            _keep_factors(value, seen)
         else:
             vars(record)[name] = _as_factors(value)
 
