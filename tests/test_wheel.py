@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -71,12 +72,16 @@ def test_the_source_distribution_builds_the_same_wheel(built, tmp_path):
     assert contents(again) == contents(built[0])
 
 
-def test_it_works_without_the_repository_and_a_network(built, tmp_path):
-    site = tmp_path / "site"
-    with zipfile.ZipFile(built[0]) as file:
-        file.extractall(site)
-    environment = {**os.environ, "PYTHONPATH": str(site)}
-    command = [sys.executable, "-c", USE, str(site)]
-    told = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert told.returncode == 0, told.stderr
-    assert told.stdout == f"prunus {prunus.__version__}\n"
+def test_it_is_installed_alone_and_works_without_the_repository_and_a_network(built, tmp_path):
+    """pip installs the wheel in an environment of its own, which takes only what others wrote from this one."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True, timeout=120)
+    python = tmp_path / "venv" / "bin" / "python"
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(tmp_path / "venv")}))
+    (site / "others.pth").write_text(sysconfig.get_path("purelib"))
+    install = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", built[0]]
+    subprocess.run(install, check=True, timeout=120)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    for command in ([python, "-c", USE, str(site)], [python.with_name("prunus"), "--version"]):
+        told = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert told.returncode == 0, told.stderr
+        assert told.stdout == f"prunus {prunus.__version__}\n"
