@@ -142,6 +142,16 @@ def test_region_networks_are_exported_whole(kind, count, tmp_path):
     assert same >= 5 and len(counts) > 1, (same, counts)  # rounding may decide one
 
 
+@pytest.mark.skipif(torch.__version__ < "2.14", reason="as above")
+@pytest.mark.parametrize("suffix", [".pt2", ".xml"])
+def test_other_formats_hold_a_region_network_too(suffix, tmp_path):
+    if suffix == ".xml":
+        pytest.importorskip("openvino")
+    images = ([torch.rand(3, 64, 64)],)
+    told = prunus.export(region_network("FasterRCNN"), images, tmp_path / f"it{suffix}", dynamic_batch=False)
+    assert told.compared.chosen == (0,) and told.compared.rows > 10
+
+
 X = (torch.linspace(-1, 1, 24).view(1, 24),), {}
 
 
