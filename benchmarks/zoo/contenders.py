@@ -24,13 +24,15 @@ def prunus_cut(example: Example) -> tuple[nn.Module, float, str]:
     args, kwargs = pytree.tree_map_only(
         torch.Tensor, lambda t: cast(t, torch.float32), (example.args, dict(example.kwargs))
     )
-    start = time.process_time()
-    graph = prunus.trace(usual, args, kwargs)
-    plan = prunus.plan(graph, ratio=0.5, importance="random")
-    small = plan.apply(example.model)
-    seconds = time.process_time() - start
+    for _ in range(2):  # the first run imports, as the peer's first does; and its work is timed in fp32 too
+        start = time.process_time()
+        graph = prunus.trace(usual, args, kwargs)
+        plan = prunus.plan(graph, ratio=0.5, importance="random")
+        plan.apply(usual)
+        seconds = time.process_time() - start
     why = what_stayed(graph)
     del usual, graph  # of the largest models a copy more is one too many
+    small = plan.apply(example.model)
     proof = prunus.prove(example.model, small, plan, example.args, example.kwargs)
     if not proof.ok:
         raise ArithmeticError(str(proof))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import resource
 import signal
@@ -16,6 +17,7 @@ from benchmarks.zoo.judge import Outcome, check
 def check_apart(case: Case, contender: str, onnx: bool, limit: float) -> Outcome:
     """``check`` in a forked process that is stopped after ``limit`` seconds of processor time, or ten times that."""
     context = multiprocessing.get_context("fork")  # what is imported needn't be imported again
+    gc.freeze()  # nor looked through by the collector of garbage, in the middle of what is timed
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(theirs, case, contender, onnx, limit))
     process.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from operator import is_
 from typing import Any
 
 import torch
@@ -116,6 +117,8 @@ def _content(value: Any) -> Any:
     """A copy of what is in it; of a dict of any class a plain one, for not every class can be copied."""
     if isinstance(value, torch.Generator):
         return value.get_state()
+    if isinstance(value, dict):
+        return dict(value)
     if isinstance(value, _CONTAINERS):
         return next(kind for kind in _CONTAINERS if isinstance(value, kind))(value)
     return dict(vars(value))
@@ -135,6 +138,7 @@ def _refill(value: Any, content: Any) -> None:
 
 def _same(store: Any, content: Any) -> bool:
     """Whether the two hold the same objects, in the same order."""
-    if isinstance(store, dict):
-        return _same(list(store), list(content)) and _same(list(store.values()), list(content.values()))
-    return len(store) == len(content) and all(a is b for a, b in zip(store, content, strict=True))
+    if len(store) != len(content):
+        return False
+    alike = all(map(is_, store, content))
+    return alike and (not isinstance(store, dict) or all(map(is_, store.values(), content.values())))
