@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 2 tests/several.py FOLDER BATCH [cut]
 
-It trains with a regularizer and a pruning schedule, by DDP if there are several processes; and another network without
-them, by FSDP2 then. With ``cut`` the second training ends abruptly after 5 steps.
+It trains with a regularizer and a pruning schedule, by DDP if there are several processes; with hooks that draw random
+numbers; with one that tears the processes apart, which must be seen; and another network without hooks, by FSDP2 then. With ``cut`` the last training ends abruptly after 5 steps.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import prunus
 from prunus import masks
+from prunus.errors import InputError
 from prunus.train import Checkpoints, fit
-from prunus.train.regularizers import GroupLasso
+from prunus.train.regularizers import L0, GroupLasso
 from prunus.train.sharding import whole
 
 SAMPLES, EPOCHS = 64, 3
@@ -32,7 +33,29 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3)).double()
 
 
-def train(model: nn.Module, folder: Path, batch: int, hooks=(), stop_at: int | None = None) -> None:
+class Apart:
+    """A hook that does something else in each process."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.weight = model[0].weight
+
+    def before_step(self) -> None: ...
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        self.weight += 0.01 * int(os.environ.get("RANK", "0"))
+
+    def epoch_end(self) -> None: ...
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None: ...
+
+
+def train(
+    model: nn.Module, folder: Path, batch: int, hooks=(), stop_at: int | None = None, seed: int | None = 3
+) -> None:
     generator = torch.Generator().manual_seed(2)
     data = TensorDataset(INPUTS, INPUTS[:, :3].argmax(1))
     steps = 0
@@ -49,13 +72,17 @@ def train(model: nn.Module, folder: Path, batch: int, hooks=(), stop_at: int | N
         epochs=EPOCHS,
         lr=0.01,
         clip=1.0,
-        seed=3,
+        seed=seed,
         hooks=hooks,
         checkpoints=Checkpoints(folder / "run", every=2),
         on_progress=count,
     )
     found = {name: whole(value.detach()) for name, value in model.state_dict().items()}
     torch.save(found, folder / f"end-{os.environ.get('RANK', 0)}.pt")
+
+
+def moving(model: nn.Module) -> masks.SET:
+    return masks.SET(prunus.Sparsifier(model).prune(0.5, "l1"), every=2)
 
 
 def main(folder: Path, batch: int, how: str = "") -> None:
@@ -65,6 +92,19 @@ def main(folder: Path, batch: int, how: str = "") -> None:
     schedule = masks.Gradual(prunus.Sparsifier(model), 0.5, begin=1, end=8)
     (folder / "hooks").mkdir(parents=True, exist_ok=True)
     train(model, folder / "hooks", batch, [lasso, schedule])
+
+    for name, hook in (("L0", lambda m: L0(prunus.trace(m, INPUTS[:2]), 0.01)), ("SET", moving)):
+        (folder / name).mkdir(exist_ok=True)
+        drawn = network()
+        hooks = [hook(drawn)]
+        torch.manual_seed(int(os.environ.get("RANK", "0")))  # nothing that is drawn for all may come from here
+        train(drawn, folder / name, batch, hooks, seed=None)
+    if torch.distributed.is_initialized():
+        drawn = network()
+        try:
+            train(drawn, folder / "apart", batch, [Apart(drawn)])
+        except InputError as error:
+            (folder / f"apart-{os.environ['RANK']}").write_text(str(error))
 
     plain = network()
     if torch.distributed.is_initialized():

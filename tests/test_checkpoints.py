@@ -13,7 +13,7 @@ from torch import nn
 
 import prunus
 from prunus.errors import InputError, SaveError
-from prunus.train import CSV, JSONL, Checkpoints, fit, read_jsonl
+from prunus.train import CSV, JSONL, Checkpoints, cosine, fit, read_jsonl
 from prunus.train.packing import pack, unpack
 from tests import resumed
 
@@ -100,6 +100,8 @@ def test_what_a_checkpoint_holds(tmp_path):
 
 def linear_run(folder, **changes):
     model = changes.pop("model", None) or nn.Linear(4, 3)
+    if "optimizer" in changes:
+        changes["optimizer"] = changes["optimizer"](model.parameters(), lr=1e-3)
     data = [[torch.randn(8, 4), torch.zeros(8, dtype=torch.long)]] * 3
     fit(model, data, **{"epochs": 2, "checkpoints": folder, **changes})
 
@@ -113,11 +115,17 @@ class Forgetful:
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"epochs": 3}, SaveError, "its epochs are 2, this one's 3"),
-        ({"accumulate": 2}, SaveError, "its steps are 3, this one's 2"),
+        ({"epochs": 3}, SaveError, "there epochs is 2, here 3"),
+        ({"accumulate": 2}, SaveError, "there accumulate is 1, here 2"),
+        ({"lr": 0.5}, SaveError, r"there lr is 0\.001, here 0\.5"),
+        ({"clip": 1.0}, SaveError, r"there clip is None, here 1\.0"),
+        ({"seed": 3}, SaveError, "there seed is None, here 3"),
+        ({"schedule": cosine}, SaveError, "there schedule is 'OneCycleLR', here 'CosineAnnealingLR'"),
+        ({"optimizer": torch.optim.SGD}, SaveError, "there optimizer is 'AdamW', here 'SGD'"),
         ({"model": nn.Linear(4, 3).double()}, SaveError, "doesn't fit this model: 'weight' is .* torch.float32 there"),
         ({"model": nn.Sequential(nn.Linear(4, 3))}, SaveError, "only the model has '0.weight'"),
-        ({"ema": 0.9}, SaveError, "another run: it has .* this one"),
+        ({"ema": 0.9}, SaveError, r"there ema is None, here 0\.9"),
+        ({"hooks": [prunus.Sparsifier(nn.Linear(4, 3))]}, SaveError, "another run: it has .* this one"),
         ({"checkpoints": None, "accumulate": 0}, InputError, "accumulate is 0"),
         ({"hooks": [Forgetful()]}, InputError, "Forgetful has no state_dict"),
     ],

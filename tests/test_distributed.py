@@ -35,7 +35,7 @@ def gap(a: Path, b: Path) -> float:
 
 
 def test_two_processes_give_the_weights_of_one(tmp_path):
-    """The second training, sharded, ends abruptly once in both processes, and goes on from its checkpoint."""
+    """The last training, sharded, ends abruptly once in both processes, and goes on from its checkpoint."""
     one, two = tmp_path / "one", tmp_path / "two"
     several.main(one, 16)
     assert launch(two, 8, "cut").returncode != 0
@@ -43,9 +43,11 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
     assert not (two / "plain" / "end-0.pt").exists()
     done = launch(two, 8)
     assert done.returncode == 0, done.stderr
-    for kind in ("hooks", "plain"):
+    for kind in ("hooks", "L0", "SET", "plain"):
         assert gap(two / kind / "end-0.pt", one / kind / "end-0.pt") < 1e-12, kind
         assert gap(two / kind / "end-1.pt", two / kind / "end-0.pt") == 0, kind
+    for rank in range(2):
+        assert "the processes no longer have the same weights" in (two / f"apart-{rank}").read_text()
     assert gap(one / "hooks" / "end-0.pt", one / "plain" / "end-0.pt") > 1e-3  # what the hooks do: it can fail
 
 

@@ -114,7 +114,7 @@ class SET(Regrow):
     """Sparse Evolutionary Training: Mocanu et al., Nature Communications 9 (2018), Algorithm 1.
 
     Drops ``fraction`` of the smallest positive and of the largest negative weights of each layer, and grows as many
-    connections where there were none, at random (torch's global generator). They start from zero; the paper draws them.
+    connections where there were none, at random. They start from zero; the paper draws them.
 
     Args:
         sparse: with masks of the sparsity wanted: ``sparse.prune(erdos_renyi(sparse, 0.9), "random")``.
@@ -122,7 +122,31 @@ class SET(Regrow):
         end: not from this count on; ``None`` is never.
         by: "step" or "epoch".
         optimizer: whose momentum is cleared where a connection is new.
+        seed: of what is drawn, from a generator of its own: with DDP each process grows the same connections.
     """
+
+    def __init__(
+        self,
+        sparse: Sparsifier,
+        *,
+        every: int,
+        end: int | None = None,
+        fraction: float = 0.3,
+        by: str = "step",
+        optimizer: torch.optim.Optimizer | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(sparse, every=every, end=end, fraction=fraction, by=by, optimizer=optimizer)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks, the count, and how the generator stands."""
+        return {**super().state_dict(), "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what ``state_dict`` gave."""
+        super().load_state_dict(state)
+        self.generator.set_state(state["generator"])
 
     def drop(self, weight: Tensor, mask: Tensor) -> Tensor:
         """The given share of the positive and of the negative ones, nearest to zero."""
@@ -133,7 +157,7 @@ class SET(Regrow):
 
     def grow(self, name: str, mask: Tensor, dropped: Tensor, count: int) -> Tensor:
         """Anywhere at random, but in the places just dropped only where no others are left."""
-        chance = torch.rand(mask.shape, device=mask.device) + dropped.float()
+        chance = torch.rand(mask.shape, generator=self.generator).to(mask.device) + dropped.float()
         return lowest(chance, ~mask | dropped, count)
 
 

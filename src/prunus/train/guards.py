@@ -86,6 +86,34 @@ def check(
             )
 
 
+@torch.no_grad()
+def check_together(accelerator: Any, model: nn.Module) -> None:
+    """Raise InputError where the processes' weights have come apart: DDP averages gradients and nothing else."""
+    if accelerator.num_processes == 1 or is_sharded(model):
+        return
+    from accelerate.utils import broadcast
+
+    gap, size = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    for parameter in model.parameters():
+        first = broadcast(parameter.detach().clone()).double()
+        gap, size = gap + (parameter.double() - first).square().sum(), size + first.square().sum()
+    if not accelerator.reduce(gap) <= 1e-6 * accelerator.reduce(size):
+        raise InputError(
+            "the processes no longer have the same weights: something that each does for itself, such as a hook that "
+            "draws random numbers or masks made before without a seed, differs between them. Seed it alike in all."
+        )
+
+
+def described(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's kind and the numbers it was made with (which schedules leave alone): lr, betas, weight_decay."""
+    numbers: dict[str, Any] = {"optimizer": type(optimizer).__name__}
+    for name, value in optimizer.defaults.items():
+        plain = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+        if all(type(each) in (int, float) for each in (plain if isinstance(plain, tuple) else (plain,))):
+            numbers[name] = plain
+    return numbers
+
+
 def check_resumable(hooks: Sequence[Hook]) -> None:
     """Raise InputError if a checkpoint couldn't bring one of the hooks back."""
     for hook in hooks:

@@ -16,7 +16,7 @@ from prunus.errors import SaveError
 from prunus.plan import Plan
 from prunus.train.averaging import EMA
 from prunus.train.checkpoints import Checkpoints, model_tensors, read_model, read_state
-from prunus.train.guards import accelerating, check, check_resumable, prepare, unmarked
+from prunus.train.guards import accelerating, check, check_resumable, check_together, described, prepare, unmarked
 from prunus.train.records import Epoch, History, Hook, Loss, Progress, as_metrics, cross_entropy
 from prunus.train.schedules import Schedule, one_cycle
 from prunus.train.sharding import check_alone, is_sharded, shard_state, whole
@@ -89,7 +89,8 @@ def fit(
         plain = optimizer or torch.optim.AdamW(model.parameters(), lr=lr)
         stop = replace(stop) if stop is not None else None  # what it saw in another run isn't this one's
         setting = _Setting(loss, hooks, validate, stop, clip, accumulate, checkpoints, trackers, on_progress)
-        run = _Run(model, loader, plain, schedule, epochs, ema, setting, accelerator)
+        told = {**described(plain), "clip": clip, "ema": ema, "seed": seed, "precision": precision}
+        run = _Run(model, loader, plain, schedule, epochs, ema, setting, accelerator, told)
         run.resume()
         while not run.over:
             run.one_epoch()
@@ -125,8 +126,10 @@ class _Run:
         ema: float | None,
         setting: _Setting,
         accelerator: Any,
+        told: Mapping[str, Any],
     ) -> None:
         self.model, self.plain, self.epochs, self.setting, self.accelerator = model, plain, epochs, setting, accelerator
+        self.told = told  # what else must be the same to go on from a checkpoint
         self.trained, self.optimizer, prepared = prepare(accelerator, model, plain, loader)
         if is_sharded(model):
             check_alone(setting.hooks, ema, setting.stop)
@@ -155,6 +158,7 @@ class _Run:
                 self._step()
         for hook in self.hooks:
             hook.epoch_end()
+        check_together(self.accelerator, self.model)
         seconds = time.perf_counter() - started
         metrics = self._validate()
         self.history.epochs.append(Epoch(self.epoch, float(self.total) / self.batches, metrics, seconds))
@@ -296,13 +300,21 @@ class _Run:
         self.total = at["total"].to(self.accelerator.device)
 
     def _identity(self) -> dict[str, Any]:
-        processes = self.accelerator.num_processes
-        return {"epochs": self.epochs, "batches": self.batches, "steps": self.steps, "processes": processes}
+        schedule = type(self.schedule).__name__ if self.schedule is not None else None
+        return {
+            "epochs": self.epochs,
+            "batches": self.batches,
+            "accumulate": self.setting.accumulate,
+            "processes": self.accelerator.num_processes,
+            "schedule": schedule,
+            **self.told,
+        }
 
     def _check_same(self, found: Path, run: Mapping[str, Any]) -> None:
-        for name, value in self._identity().items():
-            if run.get(name) != value:
+        mine = self._identity()
+        for name in {**mine, **run}:
+            if run.get(name) != mine.get(name):
                 raise SaveError(
-                    f"{found} is of another run: its {name} are {run.get(name)}, this one's {value}. Give the same "
-                    "arguments, or another folder."
+                    f"{found} is of another run: there {name} is {run.get(name)!r}, here {mine.get(name)!r}. Give the "
+                    "same arguments, or another folder."
                 )

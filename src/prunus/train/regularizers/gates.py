@@ -33,6 +33,7 @@ class L0:
         lr: the rate of the gates' Adam.
         open_at_first: the chance that an unstretched gate is open at the start.
         keep: what is left alone, as for :func:`prunus.plan`.
+        seed: of the gates' draws, which come from a generator of their own: with DDP each process draws the same.
 
     Raises:
         InputError: a number is out of range.
@@ -46,6 +47,7 @@ class L0:
         lr: float = 1e-2,
         open_at_first: float = 0.9,
         keep: Sequence[str] = (),
+        seed: int = 0,
     ) -> None:
         check_positive(strength=strength, lr=lr)
         if not 0 < open_at_first < 1:
@@ -59,6 +61,7 @@ class L0:
         self.optimizer = torch.optim.Adam(self.logits.values(), lr=lr)
         self.full = {name: weight.detach().clone() for name, weight in self.groups.weights.items()}
         self.noise: dict[str, Tensor] | None = None
+        self.generator = torch.Generator().manual_seed(seed)
         self._hold()
 
     def before_step(self) -> None:
@@ -88,7 +91,7 @@ class L0:
         """Step the gates; draw those of the next step."""
         self.optimizer.step()
         self.full = {name: weight.detach().clone() for name, weight in self.groups.weights.items()}
-        self.noise = {name: torch.rand_like(logit) for name, logit in self.logits.items()}
+        self.noise = {name: self._drawn(logit) for name, logit in self.logits.items()}
         self._hold()
 
     def epoch_end(self) -> None:
@@ -107,9 +110,14 @@ class L0:
         return self.groups.plan_without(closed, "L0")
 
     def state_dict(self) -> dict[str, Any]:
-        """The gates, the full weights and the gates' optimizer."""
-        logits = {name: logit.detach() for name, logit in self.logits.items()}
-        return {"logits": logits, "noise": self.noise, "full": self.full, "optimizer": self.optimizer.state_dict()}
+        """The gates, the full weights, the gates' optimizer, and how their generator stands."""
+        return {
+            "logits": {name: logit.detach() for name, logit in self.logits.items()},
+            "noise": self.noise,
+            "full": self.full,
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what ``state_dict`` gave."""
@@ -119,7 +127,11 @@ class L0:
         self.full = {name: full.to(self.full[name].device) for name, full in state["full"].items()}
         self.optimizer.load_state_dict(state["optimizer"])
         self.noise = state["noise"]
+        self.generator.set_state(state["generator"])
         self._hold()
+
+    def _drawn(self, like: Tensor) -> Tensor:
+        return torch.rand(like.shape, generator=self.generator, dtype=like.dtype).to(like.device)
 
     def _hold(self) -> None:
         """Take the gates of the noise drawn, or those of eq. 13, and multiply the weights by them."""
