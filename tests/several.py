@@ -3,7 +3,8 @@
     torchrun --nproc-per-node 2 tests/several.py FOLDER BATCH [cut]
 
 It trains with a regularizer and a pruning schedule, by DDP if there are several processes; with hooks that draw random
-numbers; with one that tears the processes apart, which must be seen; and another network without hooks, by FSDP2 then. With ``cut`` the last training ends abruptly after 5 steps.
+numbers; with one that tears the processes apart, which must be seen; and another network without hooks, by FSDP2
+then. With ``cut`` the last training ends abruptly after 5 steps.
 """
 
 from __future__ import annotations

@@ -51,6 +51,9 @@ stages:
 """
 
 
+GRADUAL = ("epochs: 2", "epochs: 2\n      policies:\n        - gradual: {{sparsity: 0.5, {}}}")
+
+
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "tiny.yaml"
@@ -80,6 +83,23 @@ def test_what_a_recipe_says_is_what_is_read():
         ("ratio: 0.5", "keep: [fc1]", "tiny.yaml:10: stages.1.prune: give ratio"),
         ("ratio: 0.5", "ratio: table", "tiny.yaml:10: ratio: table needs a sensitivity stage before it."),
         ("  - train:", "  - prune: {ratio: [}", "tiny.yaml:6: not YAML"),
+        (
+            "method: l1",
+            "method: sparsgpt",
+            "tiny.yaml:11: stages.2.sparsify.method: there is no method 'sparsgpt'. Did",
+        ),
+        ("2:4", "2;4", "tiny.yaml:11: stages.2.sparsify.granularity: there is no granularity '2;4'. Known: weight,"),
+        ("ratio: 0.5", "ratio: 0.5, importance: tayler", "there is no importance 'tayler'. Did you mean 'taylor'"),
+        ("ratio: 0.5", "budget: {mac: 50%}", "tiny.yaml:10: stages.1.prune.budget: there is no budget unit 'mac'. Did"),
+        ("ratio: 0.5", "budget: {latency: 50%}", "tiny.yaml:10: stages.1.prune: a budget of latency needs"),
+        (GRADUAL[0], GRADUAL[1].format("to_epoch: 3"), "tiny.yaml:6: stages.0.train: gradual goes on to epoch 3, the"),
+        (GRADUAL[0], GRADUAL[1].format("from_epoch: 2, to_epoch: 1"), "gradual goes on to epoch 1"),
+        (GRADUAL[0], GRADUAL[1].format("to_epoch: 1, curve: cubik"), "tiny.yaml:9: stages.0.train.policies.0.gradual."),
+        (
+            GRADUAL[0],
+            "epochs: 2\n      patience: 1\n      policies: [l0: {strength: 1}]",
+            "patience has no epoch to count",
+        ),
         (
             "  - finetune:\n      epochs: 2",
             "  - prune: {ratio: 0.5}\n  - finetune:\n      epochs: 2",
@@ -171,6 +191,24 @@ def test_a_run_its_folder_and_its_cache(file, tmp_path):
         run()
     with pytest.raises(SaveError, match="doesn't hold a run of 'lenet-digits'"):
         recipes.run("lenet-digits", out)
+
+
+def test_patience_and_precision_are_those_of_fit(tmp_path):
+    """The epochs while zeros are made don't count; of those after them, the best comes back."""
+    how = "epochs: 6\n      lr: 0.5\n      optimizer: sgd\n      precision: bf16\n      patience: 1\n"
+    how += "      policies:\n        - gradual: {sparsity: 0.5, to_epoch: 2}\n"
+    (tmp_path / "stop.yaml").write_text(TEXT[: TEXT.index("      epochs: 2")] + "      " + how)
+    words: list[str] = []
+    out = recipes.run(tmp_path / "stop.yaml", tmp_path / "run", on_progress=lambda done, of, text: words.append(text))
+    found = json.loads((out / "metrics.json").read_text())["01-train"]
+    scores, best = found["epochs"], found["best_epoch"]
+    assert best > 2 and scores[best - 1] == max(scores[2:])
+    later = scores[best:]
+    assert len(later) == 1 or len(scores) == 6
+    assert found["validation"] == pytest.approx(scores[best - 1], abs=1)  # in bf16 while it trains
+    weights = load_file(recipes.final_weights(out))
+    assert (weights["fc1.weight"] == 0).float().mean() == pytest.approx(0.5, abs=0.01)
+    assert f"accuracy (%) {scores[0]:.4g}" in words[2]
 
 
 def go(file: Path, out: Path) -> None:

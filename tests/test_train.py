@@ -189,6 +189,9 @@ def test_it_stops_early_with_the_best_weights():
     history = fit(net(), data(), epochs=3, validate=validate, stop=EarlyStopping(patience=3, mode="min"))
     assert history.best == 2
     assert stop.best is None  # a run doesn't change what it is given
+    told = iter([9.0, 8.0, 1.0, 3.0, 2.0, 5.0])
+    history = fit(net(), data(), epochs=6, validate=validate, stop=EarlyStopping(patience=1, begin=2))
+    assert (len(history.epochs), history.best) == (5, 4)
 
 
 @pytest.mark.parametrize("schedule", [cosine, linear, lambda o, n: torch.optim.lr_scheduler.StepLR(o, 4, 0.5)])

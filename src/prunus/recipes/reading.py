@@ -158,7 +158,8 @@ def _told(error: Mapping[str, Any], node: yaml.Node, where: str) -> str:
         return f"{where}:{line}: unknown key {path[-1]!r} in {_name(path[:-1])}.{hint}"
     if error["type"] == "missing":
         return f"{where}:{line}: {_name(path[:-1])} needs {path[-1]!r}."
-    return f"{where}:{line}: {place}: {error['msg'].removeprefix('Value error, ')}, got {str(error['input'])[:80]!r}."
+    words = error["msg"].removeprefix("Value error, ")
+    return f"{where}:{line}: {place}: {words}" + ("" if words[-1] == "." else f", got {str(error['input'])[:80]!r}.")
 
 
 def _name(path: Sequence[str | int]) -> str:

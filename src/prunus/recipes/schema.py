@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from prunus.budget import read as read_budget
+from prunus.errors import suggest
+from prunus.importance import CRITERIA
+from prunus.masks.criteria import CRITERIA as WEIGHT_CRITERIA
+from prunus.masks.schedules import CURVES
+from prunus.masks.units import parse as parse_granularity
 
 Share = float
+
+
+def _one_of(what: str, known: Mapping[str, Any]) -> AfterValidator:
+    """A name that is there: said when the recipe is read, not after hours of training."""
+
+    def check(name: str) -> str:
+        if name not in known:
+            raise ValueError(f"there is no {what} {name!r}.{suggest(name, known)} Known: {', '.join(known)}.")
+        return name
+
+    return AfterValidator(check)
+
+
+def _read_by(read: Callable[[Any], object]) -> AfterValidator:
+    """What ``read`` can read; its InputError says what is wrong."""
+
+    def check(value: Any) -> Any:
+        read(value)
+        return value
+
+    return AfterValidator(check)
+
+
+Importance = Annotated[str, _one_of("importance", CRITERIA)]
+Criterion = Annotated[str, _one_of("criterion", WEIGHT_CRITERIA)]
+Curve = Annotated[str, _one_of("curve", CURVES)]
+Granularity = Annotated[str, _read_by(parse_granularity)]
+Budget = Annotated[Mapping[str, str | int | float], _read_by(read_budget)]
 
 
 class _Strict(BaseModel):
@@ -21,9 +56,9 @@ class Gradual(_Strict):
     from_epoch: int = Field(0, ge=0)
     to_epoch: int = Field(ge=0)
     every: int = Field(1, ge=1)
-    curve: str = "cubic"
-    importance: str = "l1"
-    granularity: str = "weight"
+    curve: Curve = "cubic"
+    importance: Criterion = "l1"
+    granularity: Granularity = "weight"
     scope: Literal["local", "global", "row"] | None = None
 
 
@@ -71,7 +106,7 @@ class Growing(_During):
     delta: float = Field(1e-4, gt=0)
     ceiling: float = Field(1.0, gt=0)
     every_steps: int = Field(10, ge=1)
-    importance: str = "l1"
+    importance: Importance = "l1"
     keep: tuple[str, ...] = ()
 
 
@@ -87,7 +122,7 @@ class SoftFilter(_Strict):
     """The weakest filters are zeroed after each epoch and train on: :class:`prunus.masks.SoftFilter`."""
 
     sparsity: float = Field(gt=0, lt=1)
-    importance: str = "l2"
+    importance: Criterion = "l2"
     skip: tuple[str, ...] = ()
 
 
@@ -98,7 +133,7 @@ class HESSO(_Strict):
     from_epoch: int = Field(0, ge=0)
     to_epoch: int = Field(ge=1)
     periods: int = Field(5, ge=1)
-    importance: str = "l2"
+    importance: Importance = "l2"
     scope: Literal["local", "global", "isomorphic"] = "local"
     keep: tuple[str, ...] = ()
     round_to: int | None = Field(None, ge=1)
@@ -148,7 +183,28 @@ class Training(_Strict):
     ema: float | None = Field(None, gt=0, lt=1)
     accumulate: int = Field(1, ge=1)
     checkpoint_every: int | None = Field(None, ge=1)
+    patience: int | None = Field(None, ge=1)
+    precision: Literal["no", "bf16", "fp16"] | None = None
     policies: tuple[Policy, ...] = ()
+
+    @model_validator(mode="after")
+    def _in_time(self) -> Training:
+        for policy in self.policies:
+            how = getattr(policy, policy.kind)
+            first, last = getattr(how, "from_epoch", 0), getattr(how, "to_epoch", None)
+            if first >= self.epochs or (last is not None and last > self.epochs):
+                raise ValueError(f"{policy.kind} goes on to epoch {last or first}, the stage has {self.epochs}.")
+            if last is not None and (first > last or (first == last and policy.gradual is None)):
+                raise ValueError(f"{policy.kind}: to_epoch {last} must come after from_epoch {first}.")
+        if self.patience is not None and self.settled >= self.epochs:
+            raise ValueError("patience has no epoch to count: the policies move zeros up to the stage's end.")
+        return self
+
+    @property
+    def settled(self) -> int:
+        """The epoch from which on no policy moves a zero: earlier ones can't be gone back to."""
+        ends = [getattr(getattr(p, p.kind), "to_epoch", None) for p in self.policies if p.kind in (*MASKING, *ZEROING)]
+        return max((self.epochs if end is None else end for end in ends), default=0)
 
 
 class Feature(_Strict):
@@ -176,7 +232,7 @@ class Sensitivity(_Strict):
 
     ratios: tuple[Share, ...] = (0.25, 0.5, 0.75)
     max_drop: float = Field(1.0, ge=0)
-    importance: str = "l2"
+    importance: Importance = "l2"
 
 
 class Prune(_Strict):
@@ -186,9 +242,9 @@ class Prune(_Strict):
     """
 
     ratio: float | Literal["table", "zeros"] | Mapping[str, float] | None = None
-    budget: Mapping[str, str | int | float] | None = None
+    budget: Budget | None = None
     drop_blocks: int | None = Field(None, ge=1)
-    importance: str = "l2"
+    importance: Importance = "l2"
     scope: Literal["local", "global", "isomorphic"] | None = None
     keep: tuple[str, ...] = ()
     round_to: int | None = Field(None, ge=1)
@@ -199,6 +255,8 @@ class Prune(_Strict):
     def _something(self) -> Prune:
         if self.ratio is None and self.budget is None and self.drop_blocks is None:
             raise ValueError("give ratio (a share, 'table', 'zeros'), budget, or drop_blocks (a number)")
+        if self.budget is not None and "latency" in self.budget:
+            raise ValueError("a budget of latency needs a prunus.Runtime: call prunus.plan(..., runtime=) in Python.")
         return self
 
 
@@ -206,8 +264,8 @@ class Sparsify(_Strict):
     """Masks at once, by a criterion or SparseGPT; for zeros that grow, give a training stage a policy."""
 
     sparsity: float | None = Field(None, gt=0, lt=1)
-    method: str = "l1"
-    granularity: str = "weight"
+    method: Annotated[str, _one_of("method", {**WEIGHT_CRITERIA, "sparsegpt": None})] = "l1"
+    granularity: Granularity = "weight"
     scope: Literal["local", "global", "row"] | None = None
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()

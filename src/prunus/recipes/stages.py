@@ -26,7 +26,7 @@ from prunus.recipes.schema import Bench, Distil, Export, Prune, Sensitivity, Spa
 from prunus.recipes.state import State
 from prunus.recipes.tasks import Data
 from prunus.running import Batches, each_input
-from prunus.train import JSONL, Checkpoints, Progress, cosine, fit, linear, one_cycle
+from prunus.train import JSONL, Checkpoints, EarlyStopping, Progress, cosine, fit, linear, one_cycle
 from prunus.train.checkpoints import model_tensors
 from prunus.train.distill import Distill, Features, Logits, Term
 
@@ -120,6 +120,8 @@ def _fit(how: Training, state: State, context: Context, loss: Any) -> State:
         schedule=_SCHEDULES[how.schedule],
         hooks=hooks,
         validate=lambda trained: {data.metric: context.score(trained)},
+        stop=EarlyStopping(how.patience, data.metric, begin=how.settled) if how.patience is not None else None,
+        precision=how.precision,
         ema=how.ema,
         clip=how.clip,
         accumulate=how.accumulate,
@@ -133,11 +135,14 @@ def _fit(how: Training, state: State, context: Context, loss: Any) -> State:
     (context.folder / "metrics.jsonl").write_bytes((context.work / "metrics.jsonl").read_bytes())
     context.found["epochs"] = [epoch.metrics[data.metric] for epoch in history.epochs]
     context.found["loss"] = history.epochs[-1].loss
+    if history.best is not None:
+        context.found["best_epoch"] = history.best
     return State(model, sparse.state_dict() if sparse is not None else {}, state.table)
 
 
 def _words(at: Progress) -> str:
-    return f"epoch {at.epoch}/{at.epochs}  loss {at.loss:.3f}"
+    told = "".join(f"  {name} {value:.4g}" for name, value in at.metrics.items())
+    return f"epoch {at.epoch}/{at.epochs}  loss {at.loss:.3f}{told}"
 
 
 def _optimizer(how: Training, model: nn.Module) -> torch.optim.Optimizer:

@@ -22,12 +22,16 @@ class EarlyStopping:
         metric: one of the names that ``validate`` returns; a plain number is called "score".
         mode: "max" if more is better, "min" if less is.
         least: by how much a value must be better to count.
+        begin: epochs that don't count, from the first on. Where a hook moves zeros, the epoch in which it has ended:
+            the best epoch's weights come back, the masks don't.
     """
 
     patience: int
     metric: str = "score"
     mode: str = "max"
     least: float = 0.0
+    begin: int = 0
+    seen: int = field(default=0, init=False)
     best: float | None = field(default=None, init=False)
     waited: int = field(default=0, init=False)
     weights: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
@@ -35,6 +39,8 @@ class EarlyStopping:
     def __post_init__(self) -> None:
         if self.patience < 1:
             raise InputError(f"patience is {self.patience}; give at least 1 epoch.")
+        if self.begin < 0:
+            raise InputError(f"begin is {self.begin}; give a number of epochs.")
         if self.mode not in ("max", "min"):
             raise InputError(f"mode is 'max' or 'min', not {self.mode!r}.")
 
@@ -45,6 +51,9 @@ class EarlyStopping:
             InputError: no such metric.
         """
         value = watched(metrics, self.metric)
+        self.seen += 1
+        if self.seen <= self.begin:
+            return False
         gain = 0.0 if self.best is None else (value - self.best) * (1 if self.mode == "max" else -1)
         if self.best is None or gain > self.least:
             self.best, self.waited = value, 0
@@ -65,10 +74,11 @@ class EarlyStopping:
 
     def state_dict(self) -> dict[str, Any]:
         """The best value and weights, and how long ago."""
-        return {"best": self.best, "waited": self.waited, "weights": self.weights}
+        return {"seen": self.seen, "best": self.best, "waited": self.waited, "weights": self.weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what ``state_dict`` gave."""
+        self.seen = state["seen"]
         self.best, self.waited, self.weights = state["best"], state["waited"], dict(state["weights"])
 
 
