@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import prunus
 from prunus.errors import InputError, PlanError
-from prunus.train import EMA, fit
+from prunus.train import EMA, Checkpoints, fit
 from prunus.train.distill import (
     Distill,
     Features,
@@ -284,6 +284,56 @@ def test_an_adapter_for_a_student_of_another_make():
     torch.testing.assert_close(found, F.mse_loss(adapter(student[0](X)), teacher.stem(X)))
     with pytest.raises(InputError, match="'0' gives \\[6, 5, 4, 4\\] in the student, 'stem' \\[6, 8, 4, 4\\]"):
         Distill(teacher, Features("0", "stem"))(student, [X, LABELS])
+
+
+def test_an_adapter_is_resumed_with_the_run(tmp_path):
+    """Cut short after three of eight steps, and gone on with: the student and the adapter are those of a whole run."""
+
+    def run(folder, stop_at=None):
+        torch.manual_seed(0)
+        student = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.Flatten(), nn.Linear(80, 4))
+        adapter = nn.Conv2d(5, 8, 1)
+        loss = Distill(made(), Features("0", "stem", adapter=adapter))
+        sgd = torch.optim.SGD([*student.parameters(), *adapter.parameters()], lr=0.1, momentum=0.9)
+        steps = itertools.count(1)
+
+        def count(progress):
+            if next(steps) == stop_at:
+                raise KeyboardInterrupt
+
+        saved = Checkpoints(folder, every=1)
+        fit(student, [[X, LABELS]] * 4, epochs=2, optimizer=sgd, loss=loss, checkpoints=saved, on_progress=count)
+        return [*student.parameters(), *adapter.parameters()]
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", stop_at=4)
+    for a, b in zip(run(tmp_path / "cut"), whole, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_cached_outputs_of_a_transformer():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=30,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=12,
+        num_labels=3,
+    )
+    torch.manual_seed(0)
+    teacher, student = (transformers.BertForSequenceClassification(config).eval() for _ in range(2))
+    with torch.no_grad():
+        teacher.classifier.weight.mul_(100)
+    ids = torch.randint(0, 30, (5, 7))
+    data = [{"input_ids": each, "labels": torch.tensor(i % 3)} for i, each in enumerate(ids)]
+    batch = next(iter(DataLoader(with_outputs(teacher, data, 2), 5)))
+    torch.testing.assert_close(batch["teacher_logits"], teacher(ids).logits)
+    found = Distill(None)(student, batch)
+    torch.testing.assert_close(found, Distill(teacher)(student, {k: batch[k] for k in ("input_ids", "labels")}))
+    assert not torch.allclose(found, student(ids, labels=batch["labels"]).loss)  # the teacher counts
 
 
 def test_hidden_states_of_a_transformer():

@@ -11,8 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import DistributedType
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.data import DataLoader
 
 from prunus.demo.lenet import LeNet
 from prunus.errors import InputError
@@ -81,8 +83,20 @@ def test_the_script_of_the_docs_under_accelerate_launch_gives_what_it_gives_alon
 
 def test_a_list_of_batches_isnt_shared_out():
     model = nn.Linear(2, 2)
+    two = SimpleNamespace(num_processes=2, distributed_type="MULTI_CPU")
     with pytest.raises(InputError, match="there are 2 processes, and a list can't be shared out"):
-        prepare(SimpleNamespace(num_processes=2), model, torch.optim.SGD(model.parameters(), lr=0.1), [1, 2])
+        prepare(two, model, torch.optim.SGD(model.parameters(), lr=0.1), [1, 2])
+    more = torch.optim.SGD([*model.parameters(), *nn.Linear(2, 2).parameters()], lr=0.1)
+    with pytest.raises(InputError, match="the optimizer has 2 parameters that aren't the model's"):
+        prepare(two, model, more, DataLoader([1, 2]))
+
+
+@pytest.mark.parametrize(("kind", "second"), [("DEEPSPEED", False), ("FSDP", False), ("MEGATRON_LM", False)])
+def test_what_keeps_weights_elsewhere_is_refused(kind, second):
+    model = nn.Linear(2, 2)
+    accelerator = SimpleNamespace(num_processes=2, distributed_type=DistributedType[kind], is_fsdp2=second)
+    with pytest.raises(InputError, match=f"Accelerate is set up for {kind}.*, which keeps the weights"):
+        prepare(accelerator, model, torch.optim.SGD(model.parameters(), lr=0.1), DataLoader([1, 2]))
 
 
 def test_what_looks_at_whole_weights_isnt_for_shards():

@@ -51,12 +51,26 @@ def prepare(
     """What Accelerate makes of the three. A model that is sharded already stays as it is.
 
     Raises:
-        InputError: several processes, and a loader that nobody can share out between them.
+        InputError: several processes, and a loader that nobody can share out between them, or parameters that aren't
+            the model's; a setting of Accelerate's that this loop doesn't know.
     """
+    kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
+    if kind in ("DEEPSPEED", "MEGATRON_LM") or (kind == "FSDP" and not getattr(accelerator, "is_fsdp2", False)):
+        raise InputError(
+            f"Accelerate is set up for {kind}{' 1' if kind == 'FSDP' else ''}, which keeps the weights in a form that "
+            "checkpoints and hooks here don't know: use DDP, or FSDP with fsdp_version 2."
+        )
     if accelerator.num_processes > 1 and not isinstance(loader, torch.utils.data.DataLoader):
         raise InputError(
             f"there are {accelerator.num_processes} processes, and a {type(loader).__name__} can't be shared out: each "
             "would learn from every batch. Give a DataLoader."
+        )
+    mine = {id(parameter) for parameter in model.parameters()}
+    others = sum(id(p) not in mine for group in optimizer.param_groups for p in group["params"])
+    if accelerator.num_processes > 1 and others:
+        raise InputError(
+            f"the optimizer has {others} parameters that aren't the model's (an adapter's?), and there are "
+            f"{accelerator.num_processes} processes: DDP averages the model's gradients alone. Make them part of it."
         )
     if is_sharded(model):
         return model, *accelerator.prepare(optimizer, loader)

@@ -58,7 +58,8 @@ def fit(
         optimizer: made for ``model.parameters()``; ``None`` is AdamW. After pruning, :func:`prunus.train.follow` takes
             an old one along.
         lr: the peak rate, where no optimizer is given.
-        loss: ``loss(model, batch) -> scalar``.
+        loss: ``loss(model, batch) -> scalar``. One with ``state_dict`` and ``load_state_dict`` (a ``Distill`` with
+            adapters, a module) is in the checkpoints too.
         schedule: ``schedule(optimizer, steps) -> scheduler of torch``, stepped after each step of the optimizer; or
             None, constant rates. The default goes through one cycle that peaks at the optimizer's own rates (L. Smith,
             N. Topin, "Super-Convergence", 2018). A ``ReduceLROnPlateau`` is stepped after each epoch, with the metric
@@ -283,6 +284,7 @@ class _Run:
         named = {"optimizer": self.plain, "schedule": self.schedule, "history": self.history, "ema": self.ema}
         named |= {f"hook {i} {type(hook).__name__}": hook for i, hook in enumerate(self.setting.hooks)}
         named |= {"stop": self.setting.stop, "scaler": self.accelerator.scaler}
+        named |= {"loss": self.setting.loss if hasattr(self.setting.loss, "state_dict") else None}
         return {name: part for name, part in named.items() if part is not None}
 
     def _state(self) -> dict[str, Any]:

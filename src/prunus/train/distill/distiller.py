@@ -21,13 +21,16 @@ from prunus.train.distill.terms import Features, Logits, Term
 
 Task = Callable[[Any, Any], Tensor]
 _HINTON = Logits()
+CACHED = "teacher_logits"
+"""The teacher's outputs in a batch that is a dict."""
 
 
 class Distill:
     """``task_weight * task + sum weight * term``, the terms averaged over the teachers.
 
     A batch is ``(inputs, targets)``, ``(inputs, targets, teacher's outputs)``, or a dict of keyword arguments, whose
-    ``labels`` are the targets. Of an output with ``logits`` (as transformers give), these are used.
+    ``labels`` are the targets and whose ``teacher_logits``, if there, the teacher's outputs. Of an
+    output with ``logits`` (as transformers give), these are used.
 
     Args:
         teacher: a model in eval mode, several, or None where batches carry its outputs (:func:`with_outputs`). It runs
@@ -80,6 +83,11 @@ class Distill:
 
     def __call__(self, model: nn.Module, batch: Any) -> Tensor:
         """The loss of one batch."""
+        cached: Tensor | None = None
+        if isinstance(batch, Mapping):
+            cached, batch = batch.get(CACHED), {name: value for name, value in batch.items() if name != CACHED}
+        elif len(batch) > 2:
+            cached = batch[2]
         tapping = [term for term in self.terms if isinstance(term, Features)]
         with tapped(model, [term.path for term in tapping]) as taps:
             output = _run(model, batch)
@@ -89,19 +97,38 @@ class Distill:
         if self.task_weight:
             own = isinstance(batch, Mapping) and getattr(output, "loss", None) is not None
             total = total + self.task_weight * (output.loss if own else self.task(student.output, targets))
-        seen = self._teachers(batch, [term.source for term in tapping], student.output)
+        seen = self._teachers(batch, cached, [term.source for term in tapping], student.output)
         for term in self.terms:
             parts = [term(student, each, targets, kept) for each, kept in seen]
             total = total + term.weight * torch.stack(parts).mean()
         return total
 
+    def state_dict(self) -> dict[str, Any]:
+        """The adapters', by the number of their term: what training changes here."""
+        return {str(i): adapter.state_dict() for i, adapter in self._adapters.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what ``state_dict`` gave."""
+        for i, adapter in self._adapters.items():
+            adapter.load_state_dict(state[str(i)])
+
+    @property
+    def _adapters(self) -> dict[int, nn.Module]:
+        found = {i: term.adapter for i, term in enumerate(self.terms) if isinstance(term, Features)}
+        return {i: adapter for i, adapter in found.items() if adapter is not None}
+
     @torch.no_grad()
-    def _teachers(self, batch: Any, paths: Sequence[str], like: Tensor) -> list[tuple[Seen, Mapping[str, Kept]]]:
+    def _teachers(
+        self, batch: Any, cached: Tensor | None, paths: Sequence[str], like: Tensor
+    ) -> list[tuple[Seen, Mapping[str, Kept]]]:
         """What each teacher gives, on the student's device and in its precision."""
         if not self.teachers:
-            if isinstance(batch, Mapping) or len(batch) < 3:
-                raise InputError("without a teacher, a batch is (inputs, targets, teacher's outputs): with_outputs().")
-            return [(Seen(batch[2].to(like)), {})]
+            if cached is None:
+                raise InputError(
+                    "without a teacher, a batch is (inputs, targets, teacher's outputs), or has teacher_logits: "
+                    "with_outputs() gives such data."
+                )
+            return [(Seen(cached.to(like)), {})]
         found = []
         for teacher, kept in zip(self.teachers, self.kept, strict=True):
             with tapped(teacher, paths) as taps:
@@ -147,27 +174,30 @@ class SelfTeacher(EMA):
             self.teacher.get_buffer(name).copy_(buffer)
 
 
-class _WithOutputs(Dataset[tuple[Any, ...]]):
+class _WithOutputs(Dataset[Any]):
     def __init__(self, data: Any, outputs: Tensor) -> None:
         self.data, self.outputs = data, outputs
 
     def __len__(self) -> int:
         return len(self.outputs)
 
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        return (*self.data[index], self.outputs[index])
+    def __getitem__(self, index: int) -> Any:
+        item, output = self.data[index], self.outputs[index]
+        return {**item, CACHED: output} if isinstance(item, Mapping) else (*item, output)
 
 
-def with_outputs(teacher: nn.Module, data: Dataset[Any], batch_size: int = 64) -> Dataset[tuple[Any, ...]]:
+def with_outputs(teacher: nn.Module, data: Dataset[Any], batch_size: int = 64) -> Dataset[Any]:
     """``data``, items ``(input, target)``, with the teacher's output for each as a third: it runs once, not each epoch.
 
+    Items that are dicts of keyword arguments, as for transformers, get it as ``teacher_logits``.
     For data that isn't augmented: the outputs are those of the inputs as they are now. They are kept in main memory.
     """
     home = next(teacher.parameters()).device
     found = []
     with undisturbed(teacher):
         for batch in DataLoader(data, batch_size):
-            found.append(_logits(teacher(batch[0].to(home))).cpu())
+            moved = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(home), batch)
+            found.append(_logits(_run(teacher, moved)).cpu())
     return _WithOutputs(data, torch.cat(found))
 
 
