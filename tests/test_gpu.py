@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import prunus
 from benchmarks.zoo.case import randomize
 from prunus import masks
-from prunus.train import fit
+from prunus.train import fit, regularizers
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -158,6 +158,38 @@ def test_masks_follow_a_model_that_fit_moves():
         assert model[0].weight.device.type == "cpu"
         sparse.enforce()
         assert sparse.sparsity == 0.5 and all(int((w != 0).sum()) <= int(m.sum()) for w, m in _pairs(sparse))
+
+
+REGULARIZERS = {
+    "l0": lambda model, graph: regularizers.L0(graph, 0.01),
+    "hesso": lambda model, graph: regularizers.HESSO(graph, 0.5, begin=0, length=2, periods=2),
+    "lasso": lambda model, graph: regularizers.GroupLasso(graph, 0.01),
+    "norm": lambda model, graph: regularizers.GroupNorm(graph, 0.01),
+    "growing": lambda model, graph: regularizers.Growing(model, prunus.plan(graph, ratio=0.5), 0.01),
+}
+
+
+@pytest.mark.parametrize("kind", REGULARIZERS)
+def test_regularizers_follow_a_model_that_fit_moves(kind, tmp_path):
+    """Made for a model on the CPU; in one run, and cut short in the second epoch and gone on with."""
+    data = [[torch.randn(8, 8), torch.arange(8) % 4] for _ in range(3)]
+
+    def run(folder, last=2):
+        def look(progress):
+            if progress.epoch > last:
+                raise KeyboardInterrupt
+
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+        hook = REGULARIZERS[kind](model, prunus.trace(model, data[0][0]))
+        fit(model, data, epochs=2, seed=0, hooks=[hook], checkpoints=tmp_path / folder, on_progress=look)
+        assert model[0].weight.device.type == "cpu"
+        return model[0].weight.detach()
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", last=1)
+    torch.testing.assert_close(run("cut"), whole)
 
 
 def _pairs(sparse):

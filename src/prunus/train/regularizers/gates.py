@@ -66,6 +66,7 @@ class L0:
 
     def before_step(self) -> None:
         """Put the full weights back, with their gradients; give the gates theirs."""
+        self._follow()
         weights = self.groups.weights
         slopes = {name: torch.zeros_like(logit) for name, logit in self.logits.items()}
         with torch.no_grad():
@@ -121,14 +122,31 @@ class L0:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what ``state_dict`` gave."""
+        self._follow()
         with torch.no_grad():
             for name, logit in self.logits.items():
                 logit.copy_(state["logits"][name])
         self.full = {name: full.to(self.full[name].device) for name, full in state["full"].items()}
         self.optimizer.load_state_dict(state["optimizer"])
-        self.noise = state["noise"]
+        noise = state["noise"]
+        self.noise = {n: u.to(self.logits[n].device) for n, u in noise.items()} if noise is not None else None
         self.generator.set_state(state["generator"])
         self._hold()
+
+    def _follow(self) -> None:
+        """Go to the device that the model is on: ``fit`` moves it after the hook was made."""
+        home = next(iter(self.groups.weights.values())).device
+        if next(iter(self.logits.values())).device == home:
+            return
+        for logit in self.logits.values():
+            logit.data = logit.data.to(home)
+        self.optimizer.load_state_dict(self.optimizer.state_dict())  # puts its moments where the gates are
+        self.full = {name: full.to(home) for name, full in self.full.items()}
+        if self.noise is not None:
+            self.noise = {name: drawn.to(home) for name, drawn in self.noise.items()}
+        with torch.enable_grad():
+            noise = self.noise or dict.fromkeys(self.logits)
+            self.gates = {name: _gate(logit, noise[name]) for name, logit in self.logits.items()}
 
     def _drawn(self, like: Tensor) -> Tensor:
         return torch.rand(like.shape, generator=self.generator, dtype=like.dtype).to(like.device)
