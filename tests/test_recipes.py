@@ -102,6 +102,11 @@ def test_what_a_recipe_says_is_what_is_read():
         ),
         (
             "  - finetune:\n      epochs: 2",
+            "  - sparsify: {sparsity: 0.5, only: [fc2]}\n  - finetune:\n      epochs: 2",
+            "tiny.yaml:12: only and skip choose what gets masks",
+        ),
+        (
+            "  - finetune:\n      epochs: 2",
             "  - prune: {ratio: 0.5}\n  - finetune:\n      epochs: 2",
             "tiny.yaml:12: cut",
         ),
@@ -113,13 +118,49 @@ def test_a_mistake_is_named_with_its_line(old, new, words):
         parse(TEXT.replace(old, new, 1), "tiny.yaml")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            "{examples: 128}",
+            "{exampels: 128}",
+            ":4: prunus.recipes.tasks:digits takes no 'exampels'. Did you mean 'examples'",
+        ),
+        ("data:", "model_args: {classes: 3}\ndata:", ":3: prunus.demo.lenet:LeNet takes no 'classes'. It takes none."),
+        (
+            "ratio: 0.5",
+            "ratio: 0.5, keep: [conf2]",
+            ":10: keep names 'conf2', but no group, module or tensor matches. Did",
+        ),
+        ("ratio: 0.5", "ratio: {conf2: 0.5}", ":10: ratio names 'conf2'"),
+        ("only: [fc1]", "only: [fd1]", ":11: 'fd1' matches no parameter. Did you mean"),
+        ("epochs: 2", "epochs: 2\n      policies: [l0: {strength: 1, keep: [conf2]}]", ":8: keep names 'conf2'"),
+        (
+            "- finetune:",
+            "- distil:\n      features: [{path: conf2}]",
+            ":13: the model has no module 'conf2'. Did you mean",
+        ),
+    ],
+)
+def test_a_name_that_is_not_there_is_told_before_anything_runs(file, tmp_path, old, new, words):
+    assert old in TEXT
+    file.write_text(TEXT.replace(old, new, 1))
+    for go_on in (recipes.run, recipes.dry_run):
+        with pytest.raises(InputError, match=re.escape(f"{file}{words}")):
+            go_on(file, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_names_of_models(tmp_path):
     (tmp_path / "mine.py").write_text("import torch\n\n\ndef net():\n    return torch.nn.Linear(2, 3)\n")
     assert callable_named(f"{tmp_path / 'mine.py'}:net")().out_features == 3
+    timm = callable_named("timm:resnet10t")(num_classes=3)
+    assert timm.num_classes == 3 and sum(p.numel() for p in timm.parameters()) > 1e6
     assert sum(p.numel() for p in callable_named("torchvision:resnet18")().parameters()) == 11_689_512
     for wrong, words in [
         ("resnet18", "module:name"),
         ("torchvision:resnet81", "Did you mean 'resnet18'"),
+        ("timm:resnet10f", "Did you mean 'resnet10t'"),
         ("prunus.demo.lenet:LeNte", "Did you mean 'LeNet'"),
         (f"hf:{tmp_path}", "no config.json"),
     ]:
@@ -179,7 +220,7 @@ def test_a_run_its_folder_and_its_cache(file, tmp_path):
     file.write_text(TEXT)
     rows = recipes.dry_run(file, tmp_path / "other")
     assert [row[2] for row in rows] == ["to run"] * 4
-    assert "2 epochs of 2 batches" in rows[0][1]
+    assert "2 epochs of 2 batches" in rows[0][1] and all(re.match(r"about \d+ (s|min)", row[3]) for row in rows)
     assert not (tmp_path / "other").exists()
     assert sha256(recipes.final_weights(recipes.run(file, tmp_path / "again"))) == digest
 

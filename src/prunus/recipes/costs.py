@@ -38,6 +38,7 @@ def dry_run(path: str | Path, out: str | Path | None = None, *, quick: bool = Fa
         InputError: the recipe, or a name in it, is wrong.
     """
     job = Run(path, out, quick=quick)
+    job.check()
     speed = _speed(job)
     groups = len([g for g in prunus.trace(job.base(), job.data.example).free if g.size > 1])
     rows = []

@@ -86,6 +86,12 @@ def parse(text: str, where: str) -> Recipe:
     return recipe
 
 
+def line_of(text: str, path: Sequence[str | int]) -> int:
+    """The line, from 1, of the deepest part of ``path`` that a recipe's text has."""
+    node = yaml.compose(text, Loader=_Loader)
+    return 1 if node is None else _line(node, path)
+
+
 def misplaced(recipe: Recipe) -> Iterator[tuple[int, str]]:
     """Stages that can't stand where they do, by their place from 0, and why."""
     seen: list[Stage] = []
@@ -97,6 +103,12 @@ def misplaced(recipe: Recipe) -> Iterator[tuple[int, str]]:
             yield number, f"ratio: zeros needs a policy before it that leaves some: {', '.join(ZEROING)}."
         if stage.kind == "prune" and any(each.makes_zeros for each in seen):
             yield number, "cut before zeros are made: a cut takes whole channels, and masks don't follow it."
+        if (
+            stage.kind == "sparsify"
+            and (stage.settings.only or stage.settings.skip)
+            and any(s.makes_zeros for s in seen)
+        ):
+            yield number, "only and skip choose what gets masks; there are masks already, and they are taken on."
         if stage.kind == "distil" and not any(each.kind == "prune" or each.makes_zeros for each in seen):
             yield number, "distil learns from the model before the first cut or mask; there is none before it."
         seen.append(stage)

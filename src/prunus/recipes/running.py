@@ -28,9 +28,10 @@ from torch import nn
 
 from prunus.errors import InputError, SaveError
 from prunus.naming import callable_named
+from prunus.recipes.checking import check_arguments, check_names
 from prunus.recipes.environment import environment, source_digest
 from prunus.recipes.fingerprints import fingerprint
-from prunus.recipes.reading import find, read_recipe
+from prunus.recipes.reading import find, line_of, read_recipe
 from prunus.recipes.schema import Recipe, Stage
 from prunus.recipes.stages import Context, perform
 from prunus.recipes.state import Outcome, State, digest_of, put_in_place, read_outcome, read_state, write_outcome
@@ -65,7 +66,7 @@ class Run:
 
     def __init__(self, path: str | Path, out: str | Path | None = None, *, quick: bool = False) -> None:
         self.recipe: Recipe = read_recipe(path, quick=quick)
-        self.text = find(path).read_text(encoding="utf-8")
+        self.where, self.text = str(path), find(path).read_text(encoding="utf-8")
         self.out = Path(out) if out is not None else Path("runs") / (self.recipe.name + ("-quick" if quick else ""))
         _check_folder(self.out, self.recipe.name)
 
@@ -89,6 +90,16 @@ class Run:
         if not isinstance(model, nn.Module):
             raise InputError(f"{self.recipe.model} must give a torch.nn.Module, not a {type(model).__name__}.")
         return model.float().eval()
+
+    def line(self, path: tuple[str | int, ...]) -> str:
+        """Where a key stands, for messages."""
+        return f"{self.where}:{line_of(self.text, path)}"
+
+    def check(self) -> None:
+        """Look up all that the recipe names; InputError if something isn't there."""
+        check_arguments(self.recipe.model, self.recipe.model_args, "model_args", self.line)
+        check_arguments(self.recipe.data, self.recipe.data_args, "data_args", self.line)
+        check_names(self.recipe, self.base, lambda: self.data.example, self.line)
 
     @cached_property
     def start(self) -> str:
@@ -139,6 +150,7 @@ def run(
         SaveError: the folder holds another recipe's run, or a stage's files were changed.
     """
     job = Run(path, out, quick=quick)
+    job.check()
     tell = on_stage or (lambda step, what: None)
     job.out.mkdir(parents=True, exist_ok=True)
     with alone(job.out), _threads(job.recipe.threads):
