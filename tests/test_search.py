@@ -11,8 +11,12 @@ import torch
 from torch import nn
 
 import prunus
+from prunus.budget import Request, read
 from prunus.demo.lenet import LeNet
 from prunus.errors import InputError
+from prunus.importance import score
+from prunus.limits import Limits
+from prunus.searching import _Space
 
 X = torch.zeros(1, 1, 28, 28)
 FORK = multiprocessing.get_context("fork")
@@ -114,7 +118,8 @@ def share_a_study(storage, log, gate):
 
 
 def test_two_processes_share_one_study_from_its_first_moment(tmp_path):
-    """Both begin at once on a file that isn't there yet; each trial is evaluated once, by one of them."""
+    """Both begin at once on a file that isn't there yet; each trial is evaluated once, by one of them, and its score is
+    what this process finds for the same emphasis."""
     pytest.importorskip("optuna")
     gate, logs = FORK.Barrier(2), [tmp_path / "one", tmp_path / "two"]
     processes = [FORK.Process(target=share_a_study, args=(tmp_path / "study.db", log, gate)) for log in logs]
@@ -132,6 +137,11 @@ def test_two_processes_share_one_study_from_its_first_moment(tmp_path):
     assert len(never.trials) == sum(evaluated) and 10 <= sum(evaluated) <= 11
     assert sum(all(value == 0.0 for value in trial.emphasis.values()) for trial in never.trials) in (1, 2)
     assert never.score == max(trial.score for trial in never.trials)
+    graph = prunus.trace(lenet(), X)
+    request = Request(read({"macs": "50%"}), "global", (), Limits(1, None, None), None)
+    space = _Space(graph, score(graph, "l2"), request, {"macs": "50%"})
+    assert [likes_fc1(space.small(trial.emphasis)) for trial in never.trials] == [t.score for t in never.trials]
+    assert len({trial.score for trial in never.trials}) > 3
 
 
 @pytest.mark.parametrize(

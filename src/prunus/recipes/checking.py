@@ -81,7 +81,7 @@ def _check(how: Any, names: _Names, at: tuple[str | int, ...], line: Line) -> No
 
 
 def _module(model: nn.Module, path: str) -> nn.Module:
-    known = dict(model.named_modules())
+    known: dict[str, nn.Module] = dict(model.named_modules())
     if path not in known:
         raise InputError(f"the model has no module {path!r}.{suggest(path, known)}")
     return known[path]
