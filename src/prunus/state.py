@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_PLAIN = {bool, int, float, str, type(None)}
 _CONTAINERS = (dict, list, set, deque)
 _NOT_ITS_OWN = {"torch", "builtins", __name__.partition(".")[0]}
 
@@ -47,7 +48,10 @@ def untouched(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _put_back(stores: list[dict[str, Any]], held: list[Any], own: _Copies) -> Iterator[None]:
     """Afterwards ``stores`` and containers hold what they held; meanwhile, the containers hold copies of tensors."""
-    saved, before = [dict(store) for store in stores], [_content(value) for value in held]
+    saved = [dict(store) for store in stores]
+    empty = [value for value in held if isinstance(value, _CONTAINERS) and not value]  # nearly all: of hooks
+    held = [value for value in held if not isinstance(value, _CONTAINERS) or value]
+    before = [_content(value) for value in held]
     for value in held:
         if isinstance(value, list):
             value[:] = map(own, value)
@@ -58,6 +62,9 @@ def _put_back(stores: list[dict[str, Any]], held: list[Any], own: _Copies) -> It
     try:
         yield
     finally:
+        for value in empty:
+            if value:
+                value.clear()
         for value, content in zip(held, before, strict=True):
             _refill(value, content)
         for store, values in zip(stores, saved, strict=True):
@@ -93,7 +100,7 @@ def _held(model: nn.Module) -> list[Any]:
     found = []
     while stack:
         value = stack.pop()
-        if id(value) in seen or isinstance(value, Tensor | nn.Module | type):
+        if type(value) in _PLAIN or id(value) in seen or isinstance(value, Tensor | nn.Module | type):
             continue
         seen.add(id(value))
         inside = _inside(value, packages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,9 @@ def copy_model(model: nn.Module, replace: Mapping[int, Any]) -> nn.Module:
 
     Hooks, modes, tied weights and parameter names come along; no large tensor is copied on the way.
     """
-    memo: dict[int, Any] = dict(replace)
+    inside = (value for module in model.modules() for value in vars(module).values())
+    empty = (value for value in inside if type(value) in (dict, OrderedDict) and not value)  # mostly of hooks
+    memo: dict[int, Any] = {**{id(value): type(value)() for value in empty}, **replace}  # deepcopy is slow at these
     plan = model.__dict__.get("prunus_plan")
     if plan is not None:  # immutable: share it
         memo[id(plan)] = plan

@@ -76,14 +76,13 @@ def _grouped_mm(args: Any, kwargs: Any) -> Tensor | None:
     return result
 
 
+_ACTIVATIONS = "relu silu sigmoid hardswish hardtanh hardsigmoid leaky_relu elu mish".split()
+
 _SHORTCUTS: dict[Any, Callable[[Any, Any], Any]] = {
     **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor), _binary),
-    **dict.fromkeys(
-        (aten.gelu.default, aten.relu.default, aten.silu.default, aten.sigmoid.default, aten.hardswish.default), _unary
-    ),
-    **dict.fromkeys(
-        (aten.relu_.default, aten.silu_.default, aten.hardswish_.default, aten.add_.Tensor, aten.mul_.Tensor), _in_place
-    ),
+    **{getattr(aten, name).default: _unary for name in (*_ACTIVATIONS, "gelu")},
+    **{getattr(aten, f"{name}_").default: _in_place for name in _ACTIVATIONS},
+    **dict.fromkeys((aten.add_.Tensor, aten.mul_.Tensor), _in_place),
     aten.native_layer_norm.default: _layer_norm,
     aten.native_batch_norm.default: _batch_norm,
     **({} if GROUPED_MM is None else {GROUPED_MM: _grouped_mm}),
