@@ -4,11 +4,12 @@
 
 It trains with a regularizer and a pruning schedule, by DDP if there are several processes; with hooks that draw random
 numbers; with one that tears the processes apart, which must be seen; and another network without hooks, by FSDP2
-then. With ``cut`` the last training ends abruptly after 5 steps.
+then. With ``cut`` the last training ends abruptly after 7 steps.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -67,7 +68,7 @@ def train(
         if steps == stop_at:
             os._exit(3)
 
-    fit(
+    history = fit(
         model,
         DataLoader(data, batch, shuffle=True, generator=generator),
         epochs=EPOCHS,
@@ -77,8 +78,11 @@ def train(
         hooks=hooks,
         checkpoints=Checkpoints(folder / "run", every=2),
         on_progress=count,
+        validate=lambda _: float(os.environ.get("RANK", "0")),
     )
     found = {name: whole(value.detach()) for name, value in model.state_dict().items()}
+    told = [[epoch.loss, epoch.metrics["score"]] for epoch in history.epochs]
+    (folder / f"told-{os.environ.get('RANK', 0)}.json").write_text(json.dumps(told))
     torch.save(found, folder / f"end-{os.environ.get('RANK', 0)}.pt")
 
 
@@ -112,7 +116,7 @@ def main(folder: Path, batch: int, how: str = "") -> None:
         for layer in (plain[0], plain[2], plain):
             fully_shard(layer)
     (folder / "plain").mkdir(exist_ok=True)
-    train(plain, folder / "plain", batch, stop_at=5 if how == "cut" else None)
+    train(plain, folder / "plain", batch, stop_at=7 if how == "cut" else None)
 
 
 if __name__ == "__main__":

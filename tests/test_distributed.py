@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import DistributedType
@@ -48,6 +50,12 @@ def test_two_processes_give_the_weights_of_one(tmp_path):
     for kind in ("hooks", "L0", "SET", "plain"):
         assert gap(two / kind / "end-0.pt", one / kind / "end-0.pt") < 1e-12, kind
         assert gap(two / kind / "end-1.pt", two / kind / "end-0.pt") == 0, kind
+        told = [
+            json.loads((folder / kind / f"told-{rank}.json").read_text())
+            for folder, rank in ((one, 0), (two, 0), (two, 1))
+        ]
+        assert told[1] == told[2], kind  # what each process's loss is and says itself doesn't count
+        assert np.array(told[1]) == pytest.approx(np.array(told[0]), rel=1e-6), kind
     for rank in range(2):
         assert "the processes no longer have the same weights" in (two / f"apart-{rank}").read_text()
     assert gap(one / "hooks" / "end-0.pt", one / "plain" / "end-0.pt") > 1e-3  # what the hooks do: it can fail

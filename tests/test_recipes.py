@@ -257,16 +257,24 @@ def go(file: Path, out: Path) -> None:
     recipes.run(file, out)
 
 
-def test_killed_runs_end_as_one_that_was_not(file, tmp_path):
-    """SIGKILL in each of three stages; benchmarks/kill.py does twenty at any moment, with whole processes."""
+def test_killed_runs_end_as_one_that_was_not(tmp_path):
+    """SIGKILL in each of four stages, in the last one while zeros grow.
+
+    benchmarks/kill.py does twenty at any moment, with whole processes.
+    """
     fork = multiprocessing.get_context("forkserver")  # torch refuses autograd in a fork of a process that has used it
     fork.set_forkserver_preload(["prunus.recipes.stages", "prunus.demo.lenet", "accelerate"])
+    file = tmp_path / "tiny.yaml"
+    last = "epochs: 6\n      policies:\n        - gradual: {sparsity: 0.8, to_epoch: 5}\n        - set: "
+    last += "{sparsity: 0.5, every_steps: 2, to_epoch: 6}\n"
+    at = TEXT.rindex("epochs: 2\n")
+    file.write_text(TEXT[:at] + last + TEXT[at + len("epochs: 2\n") :])
     whole = fork.Process(target=go, args=(file, tmp_path / "whole"))
     whole.start()
     whole.join()
     assert whole.exitcode == 0
     draw = random.Random(0)
-    for behind in ("killed", "killed/stages/01-*", "killed/stages/02-*"):
+    for behind in ("killed", "killed/stages/01-*", "killed/stages/02-*", "killed/work/04-*/checkpoints/step-*"):
         child = fork.Process(target=go, args=(file, tmp_path / "killed"))
         child.start()
         while child.is_alive() and not any(tmp_path.glob(behind)):

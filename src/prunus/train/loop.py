@@ -66,7 +66,7 @@ def fit(
             that ``stop`` watches, else with the training loss.
         hooks: objects with ``before_step``, ``after_step`` and ``epoch_end``, called in their order.
         validate: ``validate(model) -> float or {name: float}``, called after each epoch in eval mode, with the model on
-            the device that it trains on.
+            the device that it trains on. With several processes each calls it, and what the main one finds counts.
         stop: when to stop early; the best epoch's weights come back.
         ema: decay of an average of the weights, to validate with and to end with; see :class:`EMA`.
         clip: largest norm of all gradients together, before hooks add to them.
@@ -161,9 +161,10 @@ class _Run:
             hook.epoch_end()
         check_together(self.accelerator, self.model)
         seconds = time.perf_counter() - started
-        metrics = self._validate()
-        self.history.epochs.append(Epoch(self.epoch, float(self.total) / self.batches, metrics, seconds))
-        self._log({**metrics, "epoch": self.epoch, "epoch_loss": float(self.total) / self.batches})
+        loss = float(self.accelerator.reduce(self.total, "mean")) / self.batches
+        metrics = self._validate(loss)
+        self.history.epochs.append(Epoch(self.epoch, loss, metrics, seconds))
+        self._log({**metrics, "epoch": self.epoch, "epoch_loss": loss})
         self.epoch, self.batch, self.total = self.epoch + 1, 0, torch.zeros_like(self.total)
         self._save(self.feed.next_epoch())
 
@@ -201,17 +202,19 @@ class _Run:
         if every is not None and self.step % every == 0 and self.batch < self.batches:
             self._save(self.feed.state_dict())
 
-    def _validate(self) -> dict[str, float]:
-        """The epoch's metrics; they may choose the rate, the best epoch and the end."""
+    def _validate(self, loss: float) -> dict[str, float]:
+        """The epoch's metrics, those of the main process; they may choose the rate, the best epoch and the end."""
+        from accelerate.utils import broadcast_object_list
+
         self.trained.eval()
         stop, metrics = self.setting.stop, {}
         with self.ema.swapped() if self.ema is not None else nullcontext():
             if self.setting.validate is not None:
-                metrics = as_metrics(self.setting.validate(self.model))
+                (metrics,) = broadcast_object_list([as_metrics(self.setting.validate(self.model))])
             if stop is not None and stop.look(metrics, model_tensors(self.model)):
                 self.history.best = self.epoch
         if self.schedule is not None and self._waits():
-            self.schedule.step(watched(metrics, stop.metric) if stop is not None else float(self.total) / self.batches)
+            self.schedule.step(watched(metrics, stop.metric) if stop is not None else loss)
         return metrics
 
     def _waits(self) -> bool:
@@ -246,6 +249,7 @@ class _Run:
             read_model(found, model_tensors(self.model))
             self.feed.load_state_dict(own["data"])
             restore(from_plain(own["model"]))
+            self.total = own["total"].to(self.accelerator.device)
             if own["cuda"]:
                 torch.cuda.set_rng_state_all(own["cuda"])
         self.done_before = self.step
@@ -267,7 +271,7 @@ class _Run:
         if self.setting.checkpoints is None:
             return
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        own = {"data": data, "model": to_plain(capture()), "cuda": cuda}
+        own = {"data": data, "model": to_plain(capture()), "cuda": cuda, "total": self.total}
         plan = self.model.__dict__.get("prunus_plan")
         self.setting.checkpoints.save(
             self.step,
@@ -288,7 +292,7 @@ class _Run:
         return {name: part for name, part in named.items() if part is not None}
 
     def _state(self) -> dict[str, Any]:
-        at = {"epoch": self.epoch, "batch": self.batch, "step": self.step, "total": self.total}
+        at = {"epoch": self.epoch, "batch": self.batch, "step": self.step}
         return {"at": at, "parts": {name: part.state_dict() for name, part in self._parts().items()}}
 
     def _load(self, state: Mapping[str, Any]) -> None:
@@ -299,7 +303,6 @@ class _Run:
             part.load_state_dict(state["parts"][name])
         shard_state(self.plain)
         self.epoch, self.batch, self.step = at["epoch"], at["batch"], at["step"]
-        self.total = at["total"].to(self.accelerator.device)
 
     def _identity(self) -> dict[str, Any]:
         schedule = type(self.schedule).__name__ if self.schedule is not None else None
