@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -327,6 +328,15 @@ def test_on_the_command_line(file, tmp_path, monkeypatch, capsys):
         main()
     assert done.value.code == 2
     assert "Did you mean 'lenet-digits'" in capsys.readouterr().err
+
+
+def test_another_version_of_a_library_of_models_is_another_run(file, tmp_path, monkeypatch):
+    """A zoo's factory is one function in one file, which says nothing of the models behind it."""
+    recipes.run(file, tmp_path / "run")
+    assert [row[2] for row in recipes.dry_run(file, tmp_path / "run")] == ["cached"] * 4
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1" if name == "torchvision" else version(name))
+    assert [row[2] for row in recipes.dry_run(file, tmp_path / "run")] == ["to run"] * 4
 
 
 def test_the_recipe_of_the_documentation_is_right():

@@ -6,23 +6,15 @@ import hashlib
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-_PACKAGES = (
-    "prunus",
-    "torch",
-    "torchvision",
-    "timm",
-    "transformers",
-    "accelerate",
-    "safetensors",
-    "numpy",
-    "onnxruntime",
-)
+_COMPUTING = ("torch", "torchvision", "timm", "transformers", "accelerate", "numpy")
+_PACKAGES = ("prunus", *_COMPUTING, "safetensors", "onnxruntime")
 
 
 def environment(seed: int, threads: int) -> dict[str, Any]:
@@ -30,7 +22,7 @@ def environment(seed: int, threads: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "threads": threads,
-        "versions": {name: version for name in _PACKAGES if (version := _version(name))},
+        "versions": _versions(_PACKAGES),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
@@ -47,6 +39,15 @@ def source_digest() -> str:
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def computing_versions() -> dict[str, str]:
+    """Versions of the libraries that models are made of and computed with."""
+    return _versions(_COMPUTING)
+
+
+def _versions(names: Iterable[str]) -> dict[str, str]:
+    return {name: version for name in names if (version := _version(name))}
 
 
 def _version(name: str) -> str | None:

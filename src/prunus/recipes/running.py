@@ -29,7 +29,7 @@ from torch import nn
 from prunus.errors import InputError, SaveError
 from prunus.naming import callable_named
 from prunus.recipes.checking import check_arguments, check_names
-from prunus.recipes.environment import environment, source_digest
+from prunus.recipes.environment import computing_versions, environment, source_digest
 from prunus.recipes.fingerprints import fingerprint
 from prunus.recipes.reading import find, line_of, read_recipe
 from prunus.recipes.schema import Recipe, Stage
@@ -107,7 +107,7 @@ class Run:
         recipe = self.recipe
         files = [fingerprint(recipe.model), fingerprint(recipe.data), source_digest()]
         names = [recipe.model, dict(recipe.model_args), recipe.data, dict(recipe.data_args)]
-        return digest_of([names, files, recipe.seed, recipe.threads, torch.__version__])
+        return digest_of([names, files, recipe.seed, recipe.threads, computing_versions()])
 
     def step(self, number: int, before: Outcome | None) -> Step:
         """Stage ``number`` (from 1) after the outcome of the one before."""
