@@ -39,6 +39,9 @@ epochs. **Little data is left to recover with**, as when somebody else's model i
 pictures, drawn by the seed, {recovery} epochs. "Without labels" learns from the unpruned network's outputs alone, on
 ten times as many pictures, in as many steps. Cut {ratio:.0%} of each group; the sparse trainings see the 55,000
 pictures once more and take away {sparse_ratio:.0%}.""",
+    "few": """The digits and the LeNet of the last table, where **little data is left to recover with**: {labelled:,}
+labelled digits, drawn by the seed, {recovery} epochs; "without labels" as above, on ten times as many digits. Cut
+{ratio:.0%} of each group.""",
     "lenet": """10,000 MNIST digits, 7,000 to learn from; LeNet, {epochs} epochs, all of the digits again for {recovery}
 epochs after the cut, or while it gets sparse. Cut {ratio:.0%} of each group at once; {sparse_ratio:.0%} by sparse
 training (L0 chooses by itself). The network is nearly right on all that it learned from, so that a teacher has little

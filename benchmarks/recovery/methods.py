@@ -163,6 +163,16 @@ METHODS: Mapping[str, Method] = {
 }
 """From slimming on they aren't trained after the cut."""
 LEFT_OUT = {
+    "few": (
+        "slimming, cut",
+        "GReg, cut",
+        "soft filters, cut",
+        "group norm, cut",
+        "group lasso, cut",
+        "L0, cut what closed",
+        "HESSO, cut",
+        "HESSO from new weights, cut",
+    ),
     "fashion": (
         "small from new weights",
         "cut, distil (DIST)",
@@ -176,4 +186,4 @@ LEFT_OUT = {
     ),
     "lenet": ("slimming, cut", "cut, distil without labels"),
 }
-"""Without batch norm, without pictures that have no labels; and what would take long on 55,000 pictures."""
+"""Without batch norm, without pictures that have no labels; what would take long on 55,000 pictures, or needs them."""

@@ -1,4 +1,4 @@
-"""The two jobs: a network and its data, how it is trained, and what is known of it."""
+"""The jobs: a network and its data, how it is trained, and what is known of it."""
 
 from __future__ import annotations
 
@@ -57,6 +57,21 @@ class Job:
 FASHION = ("blocks.0", "blocks.1", "blocks.2")
 JOBS = {
     "fashion": Job("ResNet-8, clothes", ResNet8, load_fashion, 2, 1, 1000, 40, 128, 4e-3, 0.6, 0.4, FASHION, norm=True),
+    "few": Job(
+        "LeNet, digits, few labels",
+        LeNet,
+        load_digits,
+        6,
+        0,
+        500,
+        40,
+        64,
+        4e-3,
+        0.65,
+        0.0,
+        ("conv2", "fc2"),
+        norm=False,
+    ),
     "lenet": Job("LeNet, digits", LeNet, load_digits, 6, 4, None, 4, 64, 4e-3, 0.65, 0.5, ("conv2", "fc2"), norm=False),
 }
 
