@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import detection, optical_flow, quantization, segmentation, video
 from torchvision.models.optical_flow import raft
+from torchvision.models.video import mvit
 
 from benchmarks.zoo.case import Case, Example, randomize
 
@@ -130,8 +133,9 @@ def _spread(model: nn.Module, args: tuple[Any, ...]) -> None:
 def _video(name: str) -> Callable[[], Example]:
     def build() -> Example:
         frames, size = (16, 224) if name == "s3d" else (4, 64)
-        more = {"spatial_size": (size, size), "temporal_size": frames} if name.startswith("mvit") else {}
-        return Example(_model(name, **more), (torch.randn(1, 3, frames, size, size),))
+        small = partial(mvit._mvit, spatial_size=(size, size), temporal_size=frames)
+        with patch.object(mvit, "_mvit", lambda **options: small(**{**options, **small.keywords})):
+            return Example(_model(name), (torch.randn(1, 3, frames, size, size),))
 
     return build
 
