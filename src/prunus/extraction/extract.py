@@ -99,7 +99,7 @@ def extract(
         spread: let a layer whose dead channels are alive elsewhere (in a residual sum) compute the others alone and lay
             them in place, by a layer of :mod:`prunus.spread`. False keeps such channels.
 
-    Renew_orders:
+    Returns:
         A new model on the same device, with its ``prunus_plan``, and an :class:`Extraction` as ``prunus_extraction``.
 
     Raises:
