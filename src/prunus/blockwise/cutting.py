@@ -11,6 +11,7 @@ import torch
 
 from prunus.blockwise.large import LargeModel, filled, value_of
 from prunus.blockwise.layers import stages
+from prunus.blockwise.memory import trim
 from prunus.blockwise.passing import Progress, before_blocks, examples_in, walk, write_rest
 from prunus.blockwise.stream import Stream, find_row
 from prunus.blockwise.writing import writing
@@ -106,5 +107,7 @@ def _mend(
         for example, of_small in zip(dense.each(at), small.each(at), strict=True):
             wave.take(example, of_small)
         found += wave.solve(how[0], how[1], odd)
+        del wave
+        trim()
     skipped.update({f"{path}.{name}": why for name, why in odd.items()})
     return [Mended(f"{path}.{m.weight}", m.rows, m.before, m.after) for m in found]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunus.blockwise.memory import trim
 from prunus.blockwise.stream import Stream
 from prunus.compensation.waves import Enough
 from prunus.contractions import Contraction, Watch, names, positions
@@ -26,10 +25,8 @@ class Stage:
     layers: tuple[str, ...]
 
 
-def stages(stream: Stream, at: int, skip: tuple[str, ...]) -> Iterator[Stage]:
+def stages(stream: Stream, at: int, skip: tuple[str, ...]) -> list[Stage]:
     """The layers of block ``at`` that are to be pruned, in the order in which they run, by input.
-
-    What the work on each has freed is given back to the system before the next.
 
     Raises:
         InputError: a weight matrix isn't used as one of a linear layer or a convolution.
@@ -47,15 +44,10 @@ def stages(stream: Stream, at: int, skip: tuple[str, ...]) -> Iterator[Stage]:
             f"of its inputs: leave it out, skip=['*.{missing[0]}']."
         )
     groups: dict[Any, list[str]] = {}
-    for name, called in seen.items():  # which keeps the inputs, so that no two have one id
+    for name, found in seen.items():  # which keeps the inputs, so that no two have one id
         if name in wanted:
-            groups.setdefault((id(called.x), called.groups, str(called.window)), []).append(name)
-    found = [Stage(tuple(group)) for group in groups.values()]
-    seen.clear()
-    groups.clear()
-    for stage in found:
-        yield stage
-        trim()
+            groups.setdefault((id(found.x), found.groups, str(found.window)), []).append(name)
+    return [Stage(tuple(group)) for group in groups.values()]
 
 
 Moment = Callable[[Tensor | None, Tensor], Tensor]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from prunus.blockwise.large import LargeModel, filled, value_of
 from prunus.blockwise.layers import Moment, Seen, Stage, gram, squares, stages
+from prunus.blockwise.memory import trim
 from prunus.blockwise.passing import before_blocks, examples_in, walk, write_rest
 from prunus.blockwise.stream import Stream, find_row
 from prunus.blockwise.writing import writing
@@ -113,6 +114,7 @@ def _prune_block(stream: Stream, at: int, skip: tuple[str, ...], how: _How) -> d
     found: dict[str, float] = {}
     for stage in stages(stream, at, skip):
         found.update(_prune_stage(stream, at, stage, how))  # a function of its own, so that its tensors go with it
+        trim()
     return found
 
 
