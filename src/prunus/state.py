@@ -124,8 +124,6 @@ def _content(value: Any) -> Any:
     """A copy of what is in it; of a dict of any class a plain one, for not every class can be copied."""
     if isinstance(value, torch.Generator):
         return value.get_state()
-    if isinstance(value, dict):
-        return dict(value)
     if isinstance(value, _CONTAINERS):
         return next(kind for kind in _CONTAINERS if isinstance(value, kind))(value)
     return dict(vars(value))

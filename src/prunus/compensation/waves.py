@@ -154,7 +154,7 @@ class Wave:
             found = self.calls[name]
             old = found.fit()
             unset = method == "refit" and ridge is None
-            strength = best_ridge(moments, held, old) if unset else ridge or 0.0
+            strength = _best_ridge(moments, held, old) if unset else ridge or 0.0
             moments.include(held)
             if method == "refit":
                 new = moments.refit(old, strength)
@@ -167,7 +167,7 @@ class Wave:
         return done
 
 
-def best_ridge(fitted: Moments, held: Moments, old: Fit) -> float:
+def _best_ridge(fitted: Moments, held: Moments, old: Fit) -> float:
     """That whose fit to the other batches has the least error on those held out."""
     if not held.n:
         return RIDGES[0]

@@ -62,13 +62,15 @@ class SRSTE(Remembering):
     @torch.no_grad()
     def after_step(self) -> None:
         """Mask anew, and hide the rest."""
+        masks = {}
         for name, weight in self.sparse.weights.items():
-            scores = weight.detach().abs()
+            scores = weight.abs()
             check_numbers(scores, name)
-            mask = self.sparse.masks[name] = self.pattern.mask(scores, name)
+            masks[name] = self.pattern.mask(scores, name)
             self.hidden[name].copy_(weight)
-            zero_outside(weight, mask)
+            zero_outside(weight, masks[name])
             self.hidden[name].sub_(weight)
+        self.sparse.masks = masks
 
     def epoch_end(self) -> None:
         """Nothing to do between epochs."""

@@ -144,18 +144,20 @@ class L0:
         self.full = {name: full.to(home) for name, full in self.full.items()}
         if self.noise is not None:
             self.noise = {name: drawn.to(home) for name, drawn in self.noise.items()}
-        with torch.enable_grad():
-            noise = self.noise or dict.fromkeys(self.logits)
-            self.gates = {name: _gate(logit, noise[name]) for name, logit in self.logits.items()}
+        self._open()
 
     def _drawn(self, like: Tensor) -> Tensor:
         return torch.rand(like.shape, generator=self.generator, dtype=like.dtype).to(like.device)
 
-    def _hold(self) -> None:
-        """Take the gates of the noise drawn, or those of eq. 13, and multiply the weights by them."""
+    def _open(self) -> None:
+        """Take the gates of the noise drawn, or those of eq. 13."""
+        noise = self.noise or dict.fromkeys(self.logits)
         with torch.enable_grad():
-            noise = self.noise
-            self.gates = {n: _gate(x, noise[n] if noise is not None else None) for n, x in self.logits.items()}
+            self.gates = {name: _gate(logit, noise[name]) for name, logit in self.logits.items()}
+
+    def _hold(self) -> None:
+        """Multiply the weights by the gates."""
+        self._open()
         with torch.no_grad():
             for name, weight in self.groups.weights.items():
                 mine = [(g, line) for g, lines in self.groups.lines.items() for line in lines if line.name == name]
