@@ -312,17 +312,23 @@ def test_an_adapter_is_resumed_with_the_run(tmp_path):
         assert torch.equal(a, b)
 
 
-def test_cached_outputs_of_a_transformer():
+def bert(width, layers, inner):
+    """The library, where it is installed, and a config for three classes."""
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
         vocab_size=30,
-        hidden_size=8,
-        num_hidden_layers=1,
+        hidden_size=width,
+        num_hidden_layers=layers,
         num_attention_heads=2,
-        intermediate_size=8,
+        intermediate_size=inner,
         max_position_embeddings=12,
         num_labels=3,
     )
+    return transformers, config
+
+
+def test_cached_outputs_of_a_transformer():
+    transformers, config = bert(8, 1, 8)
     torch.manual_seed(0)
     teacher, student = (transformers.BertForSequenceClassification(config).eval() for _ in range(2))
     with torch.no_grad():
@@ -337,16 +343,7 @@ def test_cached_outputs_of_a_transformer():
 
 
 def test_hidden_states_of_a_transformer():
-    transformers = pytest.importorskip("transformers")
-    config = transformers.BertConfig(
-        vocab_size=30,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=20,
-        max_position_embeddings=12,
-        num_labels=3,
-    )
+    transformers, config = bert(16, 2, 20)
     torch.manual_seed(0)
     teacher = transformers.BertForSequenceClassification(config).eval()
     ids = {"input_ids": torch.randint(0, 30, (4, 7)), "attention_mask": torch.ones(4, 7, dtype=torch.long)}

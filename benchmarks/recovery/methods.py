@@ -162,28 +162,18 @@ METHODS: Mapping[str, Method] = {
     "HESSO from new weights, cut": once,
 }
 """From slimming on they aren't trained after the cut."""
+_LONG = (
+    "slimming, cut",
+    "GReg, cut",
+    "soft filters, cut",
+    "group norm, cut",
+    "group lasso, cut",
+    "L0, cut what closed",
+    "HESSO from new weights, cut",
+)
 LEFT_OUT = {
-    "few": (
-        "slimming, cut",
-        "GReg, cut",
-        "soft filters, cut",
-        "group norm, cut",
-        "group lasso, cut",
-        "L0, cut what closed",
-        "HESSO, cut",
-        "HESSO from new weights, cut",
-    ),
-    "fashion": (
-        "small from new weights",
-        "cut, distil (DIST)",
-        "slimming, cut",
-        "GReg, cut",
-        "soft filters, cut",
-        "group norm, cut",
-        "group lasso, cut",
-        "L0, cut what closed",
-        "HESSO from new weights, cut",
-    ),
+    "few": (*_LONG, "HESSO, cut"),
+    "fashion": ("small from new weights", "cut, distil (DIST)", *_LONG),
     "lenet": ("slimming, cut", "cut, distil without labels"),
 }
 """Without batch norm, without pictures that have no labels; what would take long on 55,000 pictures, or needs them."""
