@@ -71,7 +71,7 @@ def test_rows_of_a_convolution_give_its_outputs(conv: Callable[[], nn.Module]) -
     rows = torch.einsum("gni,goi->gno", found.rows_of_input(at), fit.weight)
     if fit.bias is not None:
         rows = rows + fit.bias[:, None]
-    torch.testing.assert_close(rows, found.rows_of_output(y, at, torch.arange(y.shape[1])))
+    torch.testing.assert_close(rows, found.grouped(found.flat_output(y, at, torch.arange(y.shape[1]))))
 
 
 def test_duplicates_are_made_up_for_exactly() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from torch import nn
@@ -48,13 +48,7 @@ def ours(importance: str | None, *, refit: bool, solver: bool = False) -> Conten
     """As `prunus.prune` does it, scored once: the ratio is searched for, or the budget's solver shares it out."""
 
     def make(task: Task, part: float) -> nn.Module:
-        graph, model = prunus.trace(task.model, task.example), task.model
-        if refit and importance is None:
-            turned = prunus.rotate(graph, task.calls)
-            graph, model = turned.graph, turned.model
-        name = importance or ("auto" if refit else "l2")
-        found = score(graph, name, task.calls, task.loss)
-        known = prunus.Importance(lambda context: {g: found[g.atom] for g in context.graph.free if g.atom in found})
+        graph, model, known = scored(task, importance, refit)
         if solver:
             small = prunus.plan(graph, budget={"macs": f"{part:.0%}"}, importance=known).apply(model)
         else:
@@ -64,6 +58,17 @@ def ours(importance: str | None, *, refit: bool, solver: bool = False) -> Conten
         return small
 
     return make
+
+
+@cache
+def scored(task: Task, importance: str | None, refit: bool) -> tuple[prunus.Graph, nn.Module, prunus.Importance]:
+    """The model and its scores: by default it is turned before, where a refit follows."""
+    graph, model = prunus.trace(task.model, task.example), task.model
+    if refit and importance is None:
+        turned = prunus.rotate(graph, task.calls)
+        graph, model = turned.graph, turned.model
+    found = score(graph, importance or ("auto" if refit else "l2"), task.calls, task.loss)
+    return graph, model, prunus.Importance(lambda c: {g: found[g.atom] for g in c.graph.free if g.atom in found})
 
 
 def peer(make: Callable[[Any], Any], gradients: bool = False) -> Cutter:

@@ -16,7 +16,7 @@ from prunus.blockwise.passing import Progress, before_blocks, examples_in, walk,
 from prunus.blockwise.stream import Stream, find_row
 from prunus.blockwise.writing import writing
 from prunus.compensation import Compensation, Mended
-from prunus.compensation.waves import METHODS, Wave, stream_writers
+from prunus.compensation.waves import METHODS, Original, Wave, stream_writers
 from prunus.errors import InputError, PlanError, suggest
 from prunus.foreign import NONE_FITS
 from prunus.plan import Plan
@@ -99,13 +99,14 @@ def _mend(
     path = small.row.names[at]
     blocks = [stream.model.get_submodule(path) for stream in (dense, small)]
     kept = {name.removeprefix(f"{path}."): cut for name, cut in plan.kept.items() if name.startswith(f"{path}.")}
+    original = Original(blocks[0], kept, how[2])
     found: list[Mended] = []
     odd: dict[str, str] = {}
     residual = stream_writers(blocks[0], blocks[1], next(iter(dense.each(at))), next(iter(small.each(at))))
     for stage in stages(small, at, ()):
-        wave = Wave(blocks[0], blocks[1], kept, stage.layers, how[2], residual.intersection(stage.layers))
-        for example, of_small in zip(dense.each(at), small.each(at), strict=True):
-            wave.take(example, of_small)
+        wave = Wave(blocks[1], stage.layers, residual)
+        for batch, (example, of_small) in enumerate(zip(dense.each(at), small.each(at), strict=True)):
+            wave.take(original.targets(stage.layers, residual, example, batch), of_small)
         found += wave.solve(how[0], how[1], odd)
         del wave
         trim()

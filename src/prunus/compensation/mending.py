@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from prunus.compensation.waves import METHODS, Mended, Wave, stream_writers
-from prunus.contractions import Contraction, Watch, names, with_rows
+from prunus.compensation.waves import METHODS, Mended, Original, Targets, Wave, stream_writers
+from prunus.contractions import Contraction, Watch, names, positions, with_rows
 from prunus.errors import InputError, suggest
 from prunus.plan import Plan
-from prunus.running import Batches, call, no_fast_path, undisturbed
+from prunus.running import Batches, Inputs, call, no_fast_path, tensors_in, undisturbed
 from prunus.surgery import named_tensors
+
+HELD = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ def compensate(
             default each layer takes that of 1e-4 to 0.1 whose fit to three batches of four has the least error on the
             fourth; 1e-4 with fewer batches.
         rows: at most so many output positions of each batch are used, drawn at random (always the same).
-        passes: at most so many passes over the data. Layers that read the same tensor are solved together; where there are
-            still more than that, neighbours are, too.
+        passes: at most so many passes over the data. Layers that read the same tensor are solved together; with more
+            than that, neighbours are, too.
 
     Raises:
         InputError: an unknown method, no data, or data that the model can't take.
@@ -75,39 +78,72 @@ def compensate(
     plan.check_fits(model)
     batches = Batches(data, args, kwargs)
     with undisturbed(model), undisturbed(small), no_fast_path():
-        together, skipped = _order(small, batches)
+        together, sizes, skipped = _order(small, batches, rows)
         order = [*chain(*together)]
         residual = stream_writers(model, small, batches.first(), batches.first())
         examples, chosen = with_rows(model, batches)
         skipped |= _unknown(small, plan, {*order, *skipped})
         done: list[Mended] = []
-        for wave in _waves(together, passes):
-            solver = Wave(model, small, plan.kept, wave, rows, residual.intersection(wave))
-            for example, these in zip(examples, chosen, strict=False):
-                solver.take(example, example, these)
-            done += solver.solve(method, ridge, skipped)
+        original = Original(model, plan.kept, rows)
+        for waves in _portions(_waves(together, passes), sizes, examples):
+            layers = [*chain(*waves)]
+            taken: Iterable[tuple[Targets, Inputs]] = (
+                (original.targets(layers, residual, example, batch, these), example)
+                for batch, (example, these) in enumerate(zip(examples, chosen, strict=False))
+            )
+            if len(waves) > 1:
+                taken = list(taken)  # loaders may shuffle: the targets belong to these very examples
+            for wave in waves:
+                solver = Wave(small, wave, residual)
+                for targets, example in taken:
+                    solver.take(targets, example)
+                done += solver.solve(method, ridge, skipped)
     return Compensation(method, tuple(done), skipped)
 
 
-def _order(small: nn.Module, batches: Batches) -> tuple[list[list[str]], dict[str, str]]:
-    """The weights in the order of their first use, those that read one tensor in a row together; and the unsolvable."""
+def _order(small: nn.Module, batches: Batches, rows: int) -> tuple[list[list[str]], Mapping[str, int], dict[str, str]]:
+    """The weights in the order of their first use, those that read one tensor in a row together; the bytes of their
+    targets in a batch; and the weights that can't be solved, with the reason.
+    """
     seen: dict[str, Contraction] = {}
-    with Watch(names(small), lambda name, found, _: seen.setdefault(name, found)):
+    sizes = Counter[str]()
+
+    def see(name: str, found: Contraction, output: Tensor) -> None:
+        seen.setdefault(name, found)
+        used = min(rows, positions(output, found.channel))
+        sizes[name] += used * output.shape[found.channel] * output.element_size()
+
+    with Watch(names(small), see):
         positional, keywords = batches.first()
         call(small, positional, keywords)
-    count: dict[int, int] = {}
-    for tensor in named_tensors(small).values():
-        count[id(tensor)] = count.get(id(tensor), 0) + 1
-    tied = {name for name, found in seen.items() if count.get(id(found.weight), 0) > 1}
+    count = Counter(id(tensor) for tensor in named_tensors(small).values())
+    tied = {name for name, found in seen.items() if count[id(found.weight)] > 1}
     free = [name for name in seen if name not in tied]
     together = [list(group) for _, group in groupby(free, lambda name: id(seen[name].x))]
-    return together, dict.fromkeys(tied, "its weights are shared")
+    return together, sizes, dict.fromkeys(tied, "its weights are shared")
 
 
 def _waves(together: Sequence[list[str]], passes: int) -> list[list[str]]:
     """What is solved together, in order: neighbours, too, where there would be more waves than ``passes``."""
     size = -(-len(together) // max(1, passes))
     return [[*chain(*together[i : i + size])] for i in range(0, len(together), max(1, size))]
+
+
+def _portions(
+    waves: Iterable[list[str]], sizes: Mapping[str, int], examples: Iterable[Inputs]
+) -> list[list[list[str]]]:
+    """Waves for which the original is run only once: their targets and the examples take at most ``HELD`` bytes."""
+    inputs = [sum(t.numel() * t.element_size() for t in tensors_in(example)) for example in examples]
+    portions: list[list[list[str]]] = []
+    used = HELD + 1
+    for wave in waves:
+        new = len(inputs) * sum(sizes[name] for name in wave)
+        if used + new > HELD:
+            portions.append([])
+            used = sum(inputs)
+        portions[-1].append(wave)
+        used += new
+    return portions
 
 
 def _unknown(small: nn.Module, plan: Plan, known: Collection[str]) -> dict[str, str]:

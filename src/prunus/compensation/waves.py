@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +43,78 @@ def stream_writers(model: nn.Module, small: nn.Module, example: Inputs, of_small
     return {name for name, n in calls.items() if added[name] == of_small_added[name] == n}
 
 
+@dataclass(frozen=True)
+class Target:
+    """What one call of a layer should give.
+
+    Attributes:
+        n: how many positions its output has.
+        at: (rows,): those that are used.
+        y: (rows, kept outputs): the original's outputs there; with a residual stream, after the addition.
+    """
+
+    n: int
+    at: Tensor
+    y: Tensor
+
+
+Targets = Mapping[str, Sequence[Target]]
+"""Weight name -> of each of its calls in a run, in order."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """The model that was cut, as the source of targets: of ``kept`` outputs, at most ``rows`` positions of a call."""
+
+    model: nn.Module
+    kept: Kept
+    rows: int
+
+    def targets(
+        self,
+        layers: Collection[str],
+        residual: Collection[str],
+        example: Inputs,
+        batch: int,
+        chosen: Mapping[str, Sequence[Tensor]] | None = None,
+    ) -> Targets:
+        """Run the model on one batch.
+
+        Args:
+            layers: the weights wanted.
+            residual: those of them whose outputs are added to a residual stream.
+            batch: its number, which draws the positions.
+            chosen: the rows that count of each call; of layers that it doesn't name all do.
+        """
+        found: dict[str, list[Target]] = {name: [] for name in layers}
+        calls: dict[str, tuple[Contraction, Tensor]] = {}
+        left = {name: list(rows) for name, rows in (chosen or {}).items()}
+
+        def see(name: str, call_: Contraction, output: Tensor) -> None:
+            if name in found:
+                kept = torch.tensor(self.kept.get(name, {}).get(call_.out_dim) or range(output.shape[call_.channel]))
+                n = positions(output, call_.channel)
+                at = self._sample(n, left[name].pop(0) if left.get(name) else None, batch)
+                calls[name] = call_, kept
+                found[name].append(Target(n, at, call_.flat_output(output, at, kept)))
+
+        def added(name: str, stream: Tensor) -> None:
+            if name in found and name in residual:
+                target, (call_, kept) = found[name][-1], calls[name]
+                found[name][-1] = replace(target, y=target.y + call_.flat_output(stream, target.at, kept))
+
+        with Watch(names(self.model), see, added if residual else None):
+            call(self.model, *example)
+        return found
+
+    def _sample(self, n: int, rows: Tensor | None, seed: int) -> Tensor:
+        count = n if rows is None else len(rows)
+        order = torch.arange(count)
+        if count > self.rows:
+            order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: self.rows]
+        return order if rows is None else rows[order.to(rows.device)]
+
+
 class Wave:
     """Layers that are solved together: their moments are gathered in one pass over the data.
 
@@ -53,67 +124,33 @@ class Wave:
             stream, less the small one's (He, Zhang, Sun, 2017, section 3.3).
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        small: nn.Module,
-        kept: Kept,
-        wave: Sequence[str],
-        rows: int,
-        residual: Collection[str] = (),
-    ) -> None:
-        self.model, self.small, self.kept, self.rows = model, small, kept, rows
-        self.last, self.residual = wave[-1], frozenset(residual)
+    def __init__(self, small: nn.Module, wave: Sequence[str], residual: Collection[str] = ()) -> None:
+        self.small, self.last, self.residual = small, wave[-1], frozenset(residual).intersection(wave)
         self.moments = {name: Moments() for name in wave}
         self.held = {name: Moments() for name in wave}
         self.batches = 0
         self.calls: dict[str, Contraction] = {}
-        self.wanted: dict[str, list[Tensor]] = {}
-        self.streams: dict[str, list[Tensor]] = {}
-        self.pending: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
-        self.chosen: dict[str, list[Tensor]] = {}
+        self.wanted: dict[str, list[Target]] = {}
+        self.pending: dict[str, tuple[Target, Tensor]] = {}
         self.odd: dict[str, str] = {}
 
-    def take(self, example: Inputs, of_small: Inputs, chosen: Mapping[str, Sequence[Tensor]] | None = None) -> None:
-        """Run both models on one batch as far as needed, and add what the layers got and should give.
-
-        ``chosen`` names the rows that count of each call; of layers that it doesn't name all do.
-        """
+    def take(self, targets: Targets, example: Inputs) -> None:
+        """Run the small model on one batch as far as needed, and add what the layers get and should give."""
         self.batches += 1
-        self.wanted = {name: [] for name in self.moments}
-        self.streams = {name: [] for name in self.moments}
-        self.chosen = {name: list(rows) for name, rows in (chosen or {}).items()}
-        self._run(self.model, self._want, self._want_stream, *example)
-        self._run(self.small, self._got, self._got_stream, *of_small)
-
-    def _run(
-        self, model: nn.Module, see: Any, added: Any, positional: tuple[Any, ...], keywords: dict[str, Any]
-    ) -> None:
-        with ExitStack() as stack:
-            stack.enter_context(Watch(names(model), see, added if self.residual else None))
-            stack.enter_context(suppress(Enough))
-            call(model, positional, keywords)
-
-    def _want(self, name: str, found: Contraction, output: Tensor) -> None:
-        if name in self.wanted:
-            self.wanted[name].append(output.clone())  # what follows may work on it in place
-
-    def _want_stream(self, name: str, stream: Tensor) -> None:
-        if name in self.residual:
-            self.streams[name].append(stream.clone())
+        self.wanted = {name: list(targets[name]) for name in self.moments}
+        added = self._got_stream if self.residual else None
+        with Watch(names(self.small), self._got, added), suppress(Enough):
+            call(self.small, *example)
 
     def _got(self, name: str, found: Contraction, output: Tensor) -> None:
         if name not in self.wanted:
             return
-        y = self.wanted[name].pop(0)
-        rows = self.chosen[name].pop(0) if self.chosen.get(name) else None
+        target = self.wanted[name].pop(0)
         self.calls[name] = found
-        kept = self._kept(name, found)
-        if positions(y, found.channel) != positions(output, found.channel) or len(kept) != output.shape[found.channel]:
+        if target.n != positions(output, found.channel) or target.y.shape[1] != output.shape[found.channel]:
             self.odd[name] = "it runs over an axis that was cut, so that its rows don't match the original's"
             return
-        at = self._sample(positions(y, found.channel), rows, self.moments[name].n)
-        self.pending[name] = at, found.rows_of_input(at).clone(), found.rows_of_output(y, at, kept)
+        self.pending[name] = target, found.rows_of_input(target.at).clone()
         if name not in self.residual:
             self._add(name, None)
 
@@ -123,25 +160,13 @@ class Wave:
 
     def _add(self, name: str, stream: Tensor | None) -> None:
         found = self.calls[name]
-        at, x, y = self.pending.pop(name)
+        target, x = self.pending.pop(name)
+        y = target.y
         if stream is not None:
-            kept = self._kept(name, found)
-            lost = found.rows_of_output(stream, at, torch.arange(len(kept)))
-            y = y + found.rows_of_output(self.streams[name].pop(0), at, kept) - lost
-        (self.moments if self.batches % _HELD else self.held)[name].add(x, y)
+            y = y - found.flat_output(stream, target.at, torch.arange(y.shape[1]))
+        (self.moments if self.batches % _HELD else self.held)[name].add(x, found.grouped(y))
         if name == self.last and not self.wanted[name]:
             raise Enough
-
-    def _kept(self, name: str, found: Contraction) -> Tensor:
-        kept = self.kept.get(name, {}).get(found.out_dim)
-        return torch.arange(found.weight.shape[found.out_dim]) if kept is None else torch.tensor(kept)
-
-    def _sample(self, n: int, rows: Tensor | None, seed: int) -> Tensor:
-        count = n if rows is None else len(rows)
-        order = torch.arange(count)
-        if count > self.rows:
-            order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: self.rows]
-        return order if rows is None else rows[order.to(rows.device)]
 
     def solve(self, method: str, ridge: float | None, skipped: dict[str, str]) -> list[Mended]:
         """Put the best weights into the small model's layers."""

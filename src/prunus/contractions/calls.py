@@ -51,10 +51,13 @@ class Contraction:
             if self.bias is not None and fit.bias is not None:
                 self.bias.copy_(fit.bias.reshape(self.bias.shape))
 
-    def rows_of_output(self, y: Tensor, at: Tensor, kept: Tensor) -> Tensor:
-        """(groups, rows, outputs) of an output of this call, or of the original's call, at the chosen positions."""
-        rows = y.movedim(self.channel, -1).flatten(0, -2)[at.to(y.device)].index_select(1, kept.to(y.device))
-        return rows.reshape(len(at), self.groups, -1).movedim(1, 0)
+    def flat_output(self, y: Tensor, at: Tensor, kept: Tensor) -> Tensor:
+        """(rows, outputs): a copy of an output of this call, at the chosen positions and channels."""
+        return y.detach().movedim(self.channel, -1).flatten(0, -2)[at.to(y.device)].index_select(1, kept.to(y.device))
+
+    def grouped(self, rows: Tensor) -> Tensor:
+        """(groups, rows, outputs of a group) of (rows, outputs)."""
+        return rows.reshape(len(rows), self.groups, -1).movedim(1, 0)
 
     def rows_of_input(self, at: Tensor) -> Tensor:
         """(groups, rows, inputs): what each chosen output position is made of."""

@@ -46,7 +46,8 @@ def relevant_rows(model: nn.Module, positional: tuple[Any, ...], keywords: dict[
         sums = [(out * torch.randn(out.shape, generator=draw).to(out)).sum() for out in outputs if out.requires_grad]
         if not sums:
             return {}
-        torch.autograd.grad(torch.stack(sums).sum(), list(model.parameters()), allow_unused=True)
+        cheap = [p for name, p in model.named_parameters() if name not in found]  # a matrix's own gradient takes long
+        torch.autograd.grad(torch.stack(sums).sum(), cheap or list(model.parameters()), allow_unused=True)
     return {name: [cell[0] for cell in cells] for name, cells in found.items() if all(cells)}
 
 

@@ -52,7 +52,7 @@ def consumers(context: Context, only: Collection[Member] | None = None, *, centr
         if len(at) > ROWS:
             at = at[torch.randperm(len(at), generator=torch.Generator().manual_seed(mine.n)).to(at.device)[:ROWS]]
         everything = torch.arange(output.shape[found.channel])
-        mine.add(found.rows_of_input(at), found.rows_of_output(output.detach(), at, everything))
+        mine.add(found.rows_of_input(at), found.grouped(found.flat_output(output, at, everything)))
         calls[member] = found
     return {member: _consumer(mine, calls[member], centred) for member, mine in moments.items()}
 
