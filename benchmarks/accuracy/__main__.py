@@ -1,9 +1,9 @@
-"""Accuracy at the same MACs, the same fine-tuning, the same seeds, beside Torch-Pruning 1.6.1.
+"""Accuracy at the same MACs, the same fine-tuning, the same seeds, beside Torch-Pruning 1.6.1 and NNI 3.0.
 
     PYTHONPATH=.bench-peers python -m benchmarks.accuracy [TASK ...] [--seeds 3] [--part 0.5] [--write docs/accuracy.md]
         [--results accuracy-results.jsonl]
 
-`make accuracy` installs the peer and the pretrained models first. Every figure is on data that nothing was chosen with.
+`make accuracy` installs the peers and the pretrained models first. Every figure is on data that nothing was chosen with.
 With --write, the sections of the tasks that were run replace those in the file; `make accuracy TASK=lenet` runs one.
 """
 
@@ -30,7 +30,8 @@ HEAD = """# Accuracy at the same cost
 Written by `make accuracy`. Each way cuts the same trained network to the same share of its MACs, the output layer kept;
 the same fine-tuning follows where there is training data: an epoch of digits; 60 steps of 40 tones; 20 steps of 64
 definitions towards the dense network's embeddings. Mean ± standard deviation over the seeds. A digit has a standard
-error of 0.3 points, a noun of 2, a crop of 2.
+error of 0.3 points, a noun of 2, a crop of 2. The peers are Torch-Pruning 1.6.1 and NNI 3.0, which is given a graph of
+`torch.fx`, since its own tracer doesn't run on today's torch.
 """
 
 

@@ -1,8 +1,10 @@
-"""Ways to a network of a given cost: prunus, and Torch-Pruning with each of its criteria."""
+"""Ways to a network of a given cost: prunus, Torch-Pruning with each of its criteria, and two of NNI's pruners."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import logging
 import warnings
 from collections.abc import Callable
 from functools import cache, partial
@@ -117,6 +119,32 @@ def _gradients(model: nn.Module, importance: Any, task: Task) -> None:
         task.loss(model, batch).backward()
 
 
+def nni(kind: str) -> Cutter:
+    """One of NNI's pruners, then its speedup, on a graph of `torch.fx`: its own tracer doesn't run on today's torch."""
+
+    def cut(task: Task, ratio: float) -> nn.Module:
+        import torch.fx
+        from nni.compression import pruning
+        from nni.compression.speedup import ModelSpeedup
+
+        model = copy.deepcopy(task.model)
+        kept = [name for name, module in model.named_modules() if module in task.outputs(model)]
+        types = ["Conv2d", "Linear"]
+        pruner = getattr(pruning, kind)(
+            model, [{"op_types": types, "exclude_op_names": kept, "sparse_ratio": max(ratio, 1e-3)}]
+        )
+        _, masks = pruner.compress()
+        pruner.unwrap_model()
+        logging.disable(logging.ERROR)  # it tells of every module that it leaves as it is
+        with contextlib.redirect_stdout(None):
+            ModelSpeedup(model, task.example, masks, graph_module=torch.fx.symbolic_trace(model)).speedup_model()
+        logging.disable(logging.NOTSET)
+        task.after(model)
+        return model
+
+    return cut
+
+
 PEERS: dict[str, Cutter] = {
     "Torch-Pruning, group L2": peer(lambda tp: tp.importance.MagnitudeImportance(p=2)),
     "Torch-Pruning, filter L1": peer(lambda tp: tp.importance.MagnitudeImportance(p=1, group_reduction="first")),
@@ -125,6 +153,8 @@ PEERS: dict[str, Cutter] = {
     "Torch-Pruning, FPGM": peer(lambda tp: tp.importance.FPGMImportance(p=2)),
     "Torch-Pruning, Taylor": peer(lambda tp: tp.importance.TaylorImportance(), gradients=True),
     "Torch-Pruning, Hessian": peer(lambda tp: tp.importance.HessianImportance(), gradients=True),
+    "NNI, L1": nni("L1NormPruner"),
+    "NNI, FPGM": nni("FPGMPruner"),
 }
 
 OURS: dict[str, Contender] = {

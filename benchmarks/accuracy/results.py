@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-DENSE, DEFAULT, OWN, PEER = "dense", "prunus, default with data", "prunus", "Torch-Pruning"
+DENSE, DEFAULT, OWN, PEERS = "dense", "prunus, default with data", "prunus", ("Torch-Pruning", "NNI")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def goals(dense: Sequence[Result], ways: Mapping[str, Sequence[Result]]) -> list
     """
     whole = {name: found for name, found in ways.items() if not any(r.error for r in found)}
     ours = {name: found for name, found in whole.items() if name.startswith(OWN)}
-    peers = {name: found for name, found in whole.items() if name.startswith(PEER)}
+    peers = {name: found for name, found in whole.items() if name.startswith(PEERS)}
     if DEFAULT not in ours or not peers:
         return []
     full = statistics.mean(r.cut for r in dense)
