@@ -3,7 +3,7 @@
     PYTHONPATH=.bench-peers python -m benchmarks.accuracy [TASK ...] [--seeds 3] [--part 0.5] [--write docs/accuracy.md]
         [--results accuracy-results.jsonl]
 
-`make accuracy` installs the peers and the pretrained models first. Every figure is on data that nothing was chosen with.
+`make accuracy` installs peers and pretrained models first. Every figure is on data that nothing was chosen with.
 With --write, the sections of the tasks that were run replace those in the file; `make accuracy TASK=lenet` runs one.
 """
 
