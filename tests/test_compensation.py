@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -12,6 +12,8 @@ from torch import nn
 
 import prunus
 from benchmarks.zoo.case import randomize
+from prunus.compensation import mending
+from prunus.compensation.waves import Wave
 from prunus.contractions import Contraction, Fit, Moments, Watch
 from prunus.contractions.relevance import relevant_rows
 from prunus.importance import score
@@ -347,3 +349,84 @@ def test_scores_of_padded_tokens_are_those_of_the_tokens_alone(importance: str) 
     found = [score(prunus.trace(model, batch), importance, [batch]) for batch in (padded, alone)]
     for one, other in zip(*(scores.values() for scores in found), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+class Products(nn.Module):
+    """Two layers read one tensor, and their product goes through a third, four times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ModuleList(nn.Linear(8, 24) for _ in range(4))
+        self.gate = nn.ModuleList(nn.Linear(8, 24) for _ in range(4))
+        self.down = nn.ModuleList(nn.Linear(24, 8) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for up, gate, down in zip(self.up, self.gate, self.down, strict=True):
+            x = x + down(up(x) * gate(x).sigmoid())
+        return x
+
+
+class Shuffled:
+    """A loader that gives its batches in another order each time, as those for training do."""
+
+    def __init__(self, batches: list[torch.Tensor]) -> None:
+        self.batches, self.times = batches, 0
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        self.times += 1
+        order = torch.randperm(len(self.batches), generator=torch.Generator().manual_seed(self.times))
+        return iter([self.batches[i] for i in order.tolist()])
+
+
+def products() -> tuple[Products, nn.Module, prunus.Plan]:
+    torch.manual_seed(0)
+    model = Products().double().eval()
+    plan = prunus.plan(model, draw(2, 8), ratio=0.4)
+    return model, plan.apply(model), plan
+
+
+def test_layers_that_read_one_tensor_are_solved_together_and_the_next_after_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waves: list[tuple[str, ...]] = []
+    solve = Wave.solve
+    monkeypatch.setattr(Wave, "solve", lambda self, *how: waves.append(tuple(self.moments)) or solve(self, *how))
+    model, small, plan = products()
+    prunus.compensate(model, small, plan, [draw(99, 8)], draw(2, 8))
+    assert waves == [
+        names for i in range(4) for names in ((f"up.{i}.weight", f"gate.{i}.weight"), (f"down.{i}.weight",))
+    ]
+    waves.clear()
+    prunus.compensate(model, small, plan, [draw(99, 8)], draw(2, 8), passes=2)
+    assert len(waves) == 2
+
+
+def test_the_original_runs_once_for_all_targets_that_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And once per wave where they don't; what is found is the same."""
+    data = [draw(60, 8, seed=i) for i in range(3)]
+    found = []
+    for held in (2 << 30, 0):
+        monkeypatch.setattr(mending, "HELD", held)
+        model, small, plan = products()
+        runs: list[nn.Module] = []
+        model.register_forward_pre_hook(lambda module, _, runs=runs: runs.append(module))
+        prunus.compensate(model, small, plan, data, data[0])
+        found.append((len(runs), small.state_dict()))
+    assert found[1][0] - found[0][0] == 7 * 3, "eight waves instead of one portion, three batches each"
+    for name, value in found[0][1].items():
+        torch.testing.assert_close(value, found[1][1][name], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("held", [2 << 30, 0])
+def test_batches_may_come_in_another_order_each_time(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mending, "HELD", held)
+    data = [draw(200, 8, seed=i) for i in range(4)]
+    model, small, plan = products()
+    with torch.no_grad():
+        before = (small(data[0]) - model(data[0])).square().mean()
+        prunus.compensate(model, small, plan, Shuffled(data), data[0], ridge=1e-9)
+        after = (small(data[0]) - model(data[0])).square().mean()
+        ordered = plan.apply(model)
+        prunus.compensate(model, ordered, plan, data, data[0], ridge=1e-9)
+    assert after < 0.2 * before
+    torch.testing.assert_close(small(data[0]), ordered(data[0]), rtol=1e-6, atol=1e-6)
