@@ -14,7 +14,7 @@ from torch import nn
 
 import prunus
 from benchmarks.accuracy.task import Task
-from prunus.importance import score
+from prunus.importance import resolve, score
 
 Cutter = Callable[[Task, float], nn.Module]
 """From a task and a channel ratio to a small model."""
@@ -69,8 +69,10 @@ def scored(task: Task, importance: str | None, refit: bool) -> tuple[prunus.Grap
     if refit and importance is None:
         turned = prunus.rotate(graph, task.calls)
         graph, model = turned.graph, turned.model
-    found = score(graph, importance or ("auto" if refit else "l2"), task.calls, task.loss)
-    return graph, model, prunus.Importance(lambda c: {g: found[g.atom] for g in c.graph.free if g.atom in found})
+    name = importance or ("auto" if refit else "l2")
+    found = score(graph, name, task.calls, task.loss)
+    known = {group: found[group.atom] for group in graph.free if group.atom in found}
+    return graph, model, prunus.Importance(lambda context: known, additive=resolve(name).additive)
 
 
 def peer(make: Callable[[Any], Any], gradients: bool = False) -> Cutter:

@@ -17,7 +17,7 @@ from prunus.budget import Asked, Points, Request, confirmed, counts_within, expl
 from prunus.errors import InputError, NothingToPrune, PlanError
 from prunus.fitting import fit, freeze_misfit
 from prunus.heads import needed
-from prunus.importance import Criterion, Importance, Loss, cross_entropy, name_of, score
+from prunus.importance import Criterion, Importance, Loss, cross_entropy, name_of, resolve, score
 from prunus.layers import layer_changes, mirrored_changes
 from prunus.limits import Least, Limits, Multiple
 from prunus.plan import Plan
@@ -63,7 +63,7 @@ def plan(
             of those the first that matches, names of groups before others; groups that nothing matches are left alone.
         importance: a name of ``prunus.importance.CRITERIA``, an ``Importance``, or a function: from a parameter's name
             and the parameter to a saliency of the same shape, or from a ``Context`` to scores; see docs/criteria.md.
-            By default ``"auto"`` with data, the error that the best refit of what reads a group leaves, else ``"l2"``.
+            By default ``"auto"`` with data, how far the outputs move for what the best refit leaves, else ``"l2"``.
         scope: whose scores are compared: ``"local"`` takes the ratio from each group, ``"global"`` from all together,
             ``"isomorphic"`` from those together that run through the same kinds of tensors. By default local for a
             ratio and global for a budget, which then is shared out by the solver; local takes the same ratio there too.
@@ -84,18 +84,19 @@ def plan(
     """
     graph = graph_or_model if isinstance(graph_or_model, Graph) else trace(graph_or_model, args, kwargs)
     limits = Limits(min_keep, max_keep, round_to)
+    if importance is None:
+        importance = "l2" if data is None else "auto"
     if budget is None:
         ratio = 0.5 if ratio is None else ratio
         asked: dict[str, Any] = {"ratio": dict(ratio) if isinstance(ratio, Mapping) else ratio}
         choose = _by_ratio(ratio, scope or "local", keep, limits, curves, runtime)
     else:
         asked = {"budget": budget}
-        choose = _by_budget(graph, ratio, Request(read(budget), scope or "global", keep, limits, curves), runtime)
+        request = Request(read(budget), scope or "global", keep, limits, curves, resolve(importance).additive)
+        choose = _by_budget(graph, ratio, request, runtime)
     made = construction(graph) if uniform or has_config(graph.model) else None
     if made is not None and uniform:
         graph = tied(graph, made)
-    if importance is None:
-        importance = "l2" if data is None else "auto"
     scores = score(graph, importance, data, loss)
     how = {
         **asked,

@@ -21,7 +21,7 @@ from torch import nn
 
 from prunus.budget import Asked, Points, Request, counts_within, read
 from prunus.errors import InputError, NothingToPrune, suggest
-from prunus.importance import name_of, score
+from prunus.importance import name_of, resolve, score
 from prunus.limits import Least, Limits, Multiple
 from prunus.plan import Plan
 from prunus.planning import holds, make_plan
@@ -96,7 +96,9 @@ def search(
     if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
         raise InputError(f"trials must be a whole number from 1, not {trials!r}.")
     graph = trace(model, args, kwargs)
-    request = Request(read(budget), "global", keep, Limits(min_keep, None, round_to), curves)
+    request = Request(
+        read(budget), "global", keep, Limits(min_keep, None, round_to), curves, resolve(importance).additive
+    )
     space = _Space(graph, score(graph, importance), request, dict(budget))
     identity = identity_of(model, f"{name_of(importance)} {sorted(budget.items())} {seed}")
     run = _evolve if method == "evolution" else _optuna

@@ -15,15 +15,24 @@ Curve = NDArray[np.float64]
 """``curve[n]`` is the loss where ``n`` indices stay, for n from 0 (never asked for) to the group's size (0.0)."""
 
 _FLOOR = 1e-6
+_STEP = 1e-9
 
 
-def importance_curves(groups: Sequence[Group], scores: Scores) -> dict[Atom, Curve]:
-    """Minus the logarithm of the share of a group's importance that stays.
+def importance_curves(groups: Sequence[Group], scores: Scores, additive: bool = False) -> dict[Atom, Curve]:
+    """Minus the logarithm of the share of a group's importance that stays; of *additive* scores, the sum of what goes.
 
     So the solver seeks the plan in which the *product* of these shares is largest: no group can be used up to save
-    others, and shares make groups of any size and scale comparable.
+    others, and shares make groups of any size and scale comparable. Losses that add up are comparable as they are.
     """
-    return {group.atom: _kept_share(scores[group.atom]) for group in groups}
+    curve = _lost if additive else _kept_share
+    return {group.atom: curve(scores[group.atom]) for group in groups}
+
+
+def _lost(scores: NDArray[np.float64]) -> Curve:
+    """A little more for each index, so that none goes for nothing."""
+    lowest = np.sort(np.maximum(scores, 0.0)) + _STEP
+    curve: Curve = np.concatenate([[0.0], np.cumsum(lowest)])[::-1]
+    return curve
 
 
 def _kept_share(scores: NDArray[np.float64]) -> Curve:

@@ -36,6 +36,7 @@ class Request:
         keep: as in :func:`prunus.plan`.
         bounds: what counts may be.
         curves: measured sensitivity, in the place of importance.
+        additive: of the scores, as in :class:`prunus.Importance`.
         emphasis: group name -> the logarithm of a factor on its curve; absent: 0.
         more: costs beyond those that the axes tell, by unit.
     """
@@ -45,6 +46,7 @@ class Request:
     keep: Sequence[str] = ()
     bounds: Limits = field(default_factory=Limits)
     curves: Points | None = None
+    additive: bool = False
     emphasis: Mapping[str, float] = field(default_factory=dict)
     more: Mapping[str, Cost] = field(default_factory=dict)
 
@@ -139,7 +141,7 @@ def _curves(graph: Graph, groups: Sequence[Group], scores: Scores, request: Requ
     if request.curves is not None:
         return sensitivity_curves(groups, request.curves)
     followers = [g for g in graph.free if g.atom in graph.sizes.followers and g.atom in scores]
-    own = importance_curves([*groups, *followers], scores)
+    own = importance_curves([*groups, *followers], scores, request.additive)
     return {g.atom: own[g.atom] + _followed(graph, g.atom, own) for g in groups}
 
 

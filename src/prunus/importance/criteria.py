@@ -50,7 +50,7 @@ CRITERIA: Mapping[str, Importance] = {
     "chip": Importance(chip, normalize="mean"),
     "thinet": Importance(thinet, normalize="max"),
     "obs": Importance(obs),
-    "auto": Importance(auto),
+    "auto": Importance(auto, additive=True),
 }
 """Each with the aggregation and the normalization that its paper uses, or the field does."""
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from prunus.contractions import Contraction, Moments, Watch, names
+from prunus.contractions import Contraction, Moments
 from prunus.importance.context import Context, Found, Place
-from prunus.running import call
+from prunus.importance.slopes import Slopes
 from prunus.trace import Group, Member
 
 ROWS, STEPS, RIDGE = 4096, 64, 1e-3
@@ -149,54 +148,54 @@ def obs(context: Context) -> Found:
     :func:`prunus.compensate` leaves; for that they must not fall along the way, and the larger one is taken. Errors are
     over the variance of each consumer's outputs. Groups that nothing of the kind reads have no score.
     """
+    return _refitted(context, {})
+
+
+def _refitted(context: Context, costs: Mapping[Member, Tensor]) -> dict[Place, Tensor]:
+    """The scores of :func:`obs`; the errors of layers in ``costs`` by what each output's is worth."""
     found: dict[Place, Tensor] = {}
     for groups, members in waves(context):
-        known = consumers(context, members, centred=True)
+        known = {m: _worth(c, m, costs) for m, c in consumers(context, members, centred=True).items()}
         for group in groups:
             readers = [_Elimination(c, blocks) for c, blocks in _read_by(context, group, known)]
             found[group] = eliminate(readers, group.size)
     return found
 
 
-def auto(context: Context) -> Found:
-    """:func:`obs`; for groups that no linear map reads, the share in what they carry.
+def _worth(consumer: Consumer, member: Member, costs: Mapping[Member, Tensor]) -> Consumer:
+    cost = costs.get(Member(member.name, 1 - member.dim))
+    if cost is None:
+        return consumer
+    rows = cost.sqrt().reshape(consumer.weight.shape[0], -1, 1)
+    return replace(consumer, weight=consumer.weight * rows.to(consumer.weight), variance=1.0)
 
-    Where two linear maps write the group, and their outputs meet in a product, as queries and keys do, that is the
-    product of both variances; for others it is that in the squared weights. These shares, too, are relative errors, of
-    what nothing makes up for.
+
+def auto(context: Context) -> Found:
+    """:func:`obs`, its errors by how far they move the model's outputs: the scores of all groups add up.
+
+    The gradient of the outputs tells what an error of each consumer's output is worth, to first order, as a share of
+    the outputs' variance (:class:`prunus.importance.slopes.Slopes`). For groups that no linear map reads, as those in
+    which queries meet keys, it is what leaving out an index of those that write it is worth (of two, the smaller one:
+    both go together); for others the share in the squared weights.
     """
-    found: dict[Place, Tensor] = dict(obs(context))
-    silent = [g for g in context.graph.free if g not in found and any(True for _ in context.members(g))]
-    spread = _variances(context, silent) if silent else {}
-    for group in silent:
-        both = [spread[m] for m in context.members(group) if m in spread]
-        carried = (both[0] * both[1]).sum(1) if len(both) == 2 and both[0].shape == both[1].shape else None
-        if carried is None or not carried.any():
-            carried = context.rows(group).square().sum(1)
-        found[group] = carried / carried.sum().clamp(min=1e-300)
+    slopes = Slopes(context)
+    found = _refitted(context, slopes.errors)
+    for group in context.graph.free:
+        if group not in found and any(True for _ in context.members(group)):
+            found[group] = _carried(context, group, slopes.values)
     return found
 
 
-def _variances(context: Context, groups: Collection[Group]) -> dict[Member, Tensor]:
-    """``[size, n]``: of the outputs that go through each index, for the linear maps that write the groups."""
-    wanted = {member: group for group in groups for member in context.members(group)}
-    sums: dict[Member, list[Any]] = {}
-
-    def see(name: str, call_: Contraction, output: Tensor) -> None:
-        member = Member(name, call_.out_dim)
-        if member in wanted and call_.channel == -1:
-            rows = output.detach().flatten(0, -2).double()
-            mine = sums.setdefault(member, [0, 0.0, 0.0])
-            for i, more in enumerate((len(rows), rows.sum(0), rows.square().sum(0))):
-                mine[i] = mine[i] + more
-
-    for args, kwargs in context.inputs():
-        with Watch(names(context.model), see):
-            call(context.model, args, kwargs)
-    return {
-        member: (squares / n - (total / n).square()).cpu()[context.places(member, wanted[member].atom)]
-        for member, (n, total, squares) in sums.items()
-    }
+def _carried(context: Context, group: Group, values: Mapping[Member, Tensor]) -> Tensor:
+    written = [
+        values[member].cpu()[context.places(member, group.atom)].sum(1)
+        for member in context.members(group)
+        if member in values
+    ]
+    if written:
+        return torch.stack(written).amin(0)
+    share = context.rows(group).square().sum(1)
+    return share / share.sum().clamp(min=1e-300)
 
 
 class _Elimination:

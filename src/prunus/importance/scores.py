@@ -44,12 +44,15 @@ class Importance:
         normalize: what makes groups comparable, where they are compared: ``"none"``, ``"mean"`` (over the group's
             mean), ``"max"``, ``"gaussian"`` (less the mean, over the deviation), ``"lamp"`` (over the sum of all that
             are at least as high; Lee et al., ICLR 2021, eq. 4).
+        additive: whether the scores are losses that add up, over a group's indices and over groups. Then a budget is
+            met at the least sum; else where the product of the shares of importance that stay is largest.
     """
 
     criterion: str | Criterion
     within: str = "sum"
     aggregate: str = "sum"
     normalize: str = "none"
+    additive: bool = False
 
     def __post_init__(self) -> None:
         """Raises InputError for an unknown way."""
