@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from prunus.budget.curves import importance_curves, sensitivity_curves
 from prunus.budget.solver import Problem, solve
 from prunus.demo.lenet import LeNet
 from prunus.errors import InputError, PlanError
-from prunus.importance import score
+from prunus.importance import Importance, score
 from prunus.limits import Limits
 from prunus.selection import choose_counts
 
@@ -198,6 +199,21 @@ def test_the_solver_is_close_to_the_best_of_all_plans(seed):
     assert all(found[unit] <= limit for unit, limit in limits.items())
     best = brute_force(problem)
     assert best <= sum(curves[atom][n] for atom, n in counts.items()) <= 1.05 * best
+
+
+def test_losses_that_add_up_are_met_at_the_least_sum():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 3))
+    graph = prunus.trace(model, torch.zeros(1, 6))
+    groups = [g for g in graph.free if g.size > 1]
+    cheap, dear = (np.arange(10) * unit + unit for unit in (1e-4, 1e-2))
+    curves = importance_curves(groups, dict(zip((g.atom for g in groups), (cheap, dear), strict=True)), additive=True)
+    np.testing.assert_allclose(curves[groups[1].atom], [dear[: 10 - n].sum() for n in range(11)], rtol=1e-5)
+    known = Importance(lambda context: dict(zip(groups, (cheap, dear), strict=True)), additive=True)
+    plan = prunus.plan(graph, budget={"parameters": "50%"}, importance=known)
+    assert plan.shape_after("2.weight")[0] == 10 > plan.shape_after("0.weight")[0]
+    shares = prunus.plan(graph, budget={"parameters": "50%"}, importance=replace(known, additive=False))
+    assert shares.shape_after("2.weight")[0] < 10, "shares don't tell dear from cheap"
 
 
 def test_measured_curves_decide_where():
