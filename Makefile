@@ -126,7 +126,7 @@ kill: .venv/.ready
 	$(PY) -m benchmarks.kill
 
 sparsity: bench-data
-	$(PY) -m benchmarks.sparsity --write docs/sparsity.md
+	$(PY) -m benchmarks.sparsity --hessians --write docs/sparsity.md
 
 # A Debian package of pictures; it isn't installed, only unpacked.
 .bench-data/fashion-mnist:
