@@ -397,6 +397,27 @@ def test_a_model_whose_outputs_have_no_gradient_is_scored_all_the_same() -> None
     assert all(torch.equal(near[group], far[group]) for group in near)
 
 
+def test_a_model_that_runs_without_gradients_alone_is_scored_with_a_warning() -> None:
+    class Numbers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 9), nn.Linear(9, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.a(x))
+            if torch.is_grad_enabled():
+                y.numpy()
+            return self.b(y)
+
+    torch.manual_seed(0)
+    graph = prunus.trace(Numbers().double().eval(), x := draw(50, 6))
+    with torch.no_grad():
+        near = obs(Context(graph, [x]))
+        with pytest.warns(UserWarning, match="Numbers can't be run with gradients .*requires grad"):
+            far = auto(Context(graph, [x]))
+    assert all(torch.equal(near[group], far[group]) for group in near)
+
+
 def test_examples_are_cut_only_where_the_model_takes_that() -> None:
     class Fixed(nn.Module):
         def __init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -18,6 +19,10 @@ from prunus.trace import Member
 
 BATCHES, EXAMPLES, DRAWS = 8, 8, 2
 _TINY = 1e-300
+_WITHOUT = (
+    "{model} can't be run with gradients ({error}), so that what an error of a layer does to the outputs is unknown: "
+    "the scores take each for as bad as its share in the layer's own outputs."
+)
 
 
 class Slopes:
@@ -37,7 +42,12 @@ class Slopes:
         self.values: dict[Member, Tensor] = {}
         variance = 0.0
         for example in _few(context):
-            outputs, flows = _flows(context, *example)
+            try:
+                outputs, flows = _flows(context, *example)
+            except (TraceError, RuntimeError) as error:
+                warnings.warn(_WITHOUT.format(model=type(context.model).__name__, error=error), stacklevel=2)
+                self.errors, self.values = {}, {}
+                return
             variance += sum(float((y.double() - y.double().mean()).square().sum()) for y in outputs)
             for member, contraction, output, slope in flows:
                 rows, there = (t.movedim(contraction.channel, -1).flatten(0, -2).double() for t in (slope, output))
