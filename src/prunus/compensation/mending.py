@@ -18,6 +18,7 @@ from prunus.running import Batches, Inputs, call, no_fast_path, tensors_in, undi
 from prunus.surgery import named_tensors
 
 HELD = 2 << 30
+"""How many bytes the targets of several waves may take, with the examples that they belong to."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def compensate(
     far, gives it (Y. He, X. Zhang, J. Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", 2017, with
     all that remains solved at once, the bias too). Layers that write to a residual stream make up for what it has lost
     before them, too (section 3.3 there). Of padded inputs only the rows count that the model's outputs depend on. Eval
-    mode; modes and random state are left as they were.
+    mode; modes and random state are left as they were. What the original gives is held for as many layers as fit in
+    2 GiB, or for those that are solved together, a batch at a time.
 
     Args:
         model: the original.
