@@ -16,9 +16,9 @@ from prunus.report.tables import Table
 
 HEAD = """# Accuracy against sparsity
 
-Written by `make sparsity` (`python -m benchmarks.sparsity --write docs/sparsity.md`). Unstructured masks change neither
-the shapes nor the speed of dense kernels: see the last table for what sparse ones bring, and `prunus.extract` for masks
-of whole filters.
+Written by `make sparsity` (`python -m benchmarks.sparsity --hessians --write docs/sparsity.md`). Unstructured masks
+change neither the shapes nor the speed of dense kernels: see the last table for what sparse ones bring, and
+`prunus.extract` for masks of whole filters.
 
 The LeNet (60,074 parameters, all five weights masked) learns {epochs} epochs on 7,000 MNIST digits and is judged on
 2,000 others. Criteria are calibrated with 512 training digits. SNIP, GraSP and SynFlow were made to prune before
