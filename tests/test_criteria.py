@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -381,28 +382,27 @@ def test_the_scores_of_auto_add_up_to_what_the_outputs_lose() -> None:
     assert float(lost) == pytest.approx(foretold, rel=0.35), "random directions, and eight examples of each batch"
 
 
-def test_a_model_whose_outputs_have_no_gradient_is_scored_all_the_same() -> None:
-    class Choice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Linear(6, 9), nn.Linear(9, 5)
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 9), nn.Linear(9, 5)
 
+
+def test_a_model_whose_outputs_have_no_gradient_is_scored_all_the_same() -> None:
+    class Choice(Two):
         def forward(self, x: Tensor) -> Tensor:
             return self.b(torch.relu(self.a(x))).argmax(1)
 
     torch.manual_seed(0)
     graph = prunus.trace(Choice().double().eval(), x := draw(50, 6))
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
         near, far = (function(Context(graph, [x])) for function in (obs, auto))
     assert all(torch.equal(near[group], far[group]) for group in near)
 
 
 def test_a_model_that_runs_without_gradients_alone_is_scored_with_a_warning() -> None:
-    class Numbers(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Linear(6, 9), nn.Linear(9, 5)
-
+    class Numbers(Two):
         def forward(self, x: Tensor) -> Tensor:
             y = torch.relu(self.a(x))
             if torch.is_grad_enabled():
@@ -419,17 +419,16 @@ def test_a_model_that_runs_without_gradients_alone_is_scored_with_a_warning() ->
 
 
 def test_examples_are_cut_only_where_the_model_takes_that() -> None:
-    class Fixed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b = nn.Linear(6, 9), nn.Linear(9, 5)
-
+    class Fixed(Two):
         def forward(self, x: Tensor) -> Tensor:
             return self.b(torch.relu(self.a(x))).view(20, 5)
 
     torch.manual_seed(0)
     graph = prunus.trace(Fixed().double().eval(), x := draw(20, 6))
     assert {g.size for g in graph.free} == {9}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it runs with gradients, on all of them
+        score(graph, "auto", [x])
     assert all(np.isfinite(values).all() for values in score(graph, "auto", [x]).values())
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import logging
 import warnings
 from collections.abc import Callable
 from functools import cache, partial
@@ -14,6 +12,7 @@ from torch import nn
 
 import prunus
 from benchmarks.accuracy.task import Task
+from benchmarks.nni_speedup import nni_speedup
 from prunus.importance import resolve, score
 
 Cutter = Callable[[Task, float], nn.Module]
@@ -122,12 +121,10 @@ def _gradients(model: nn.Module, importance: Any, task: Task) -> None:
 
 
 def nni(kind: str) -> Cutter:
-    """One of NNI's pruners, then its speedup, on a graph of `torch.fx`: its own tracer doesn't run on today's torch."""
+    """One of NNI's pruners, then its speedup."""
 
     def cut(task: Task, ratio: float) -> nn.Module:
-        import torch.fx
         from nni.compression import pruning
-        from nni.compression.speedup import ModelSpeedup
 
         model = copy.deepcopy(task.model)
         kept = [name for name, module in model.named_modules() if module in task.outputs(model)]
@@ -137,10 +134,7 @@ def nni(kind: str) -> Cutter:
         )
         _, masks = pruner.compress()
         pruner.unwrap_model()
-        logging.disable(logging.ERROR)  # it tells of every module that it leaves as it is
-        with contextlib.redirect_stdout(None):
-            ModelSpeedup(model, task.example, masks, graph_module=torch.fx.symbolic_trace(model)).speedup_model()
-        logging.disable(logging.NOTSET)
+        nni_speedup(model, task.example, masks)
         task.after(model)
         return model
 

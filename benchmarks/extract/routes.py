@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from torch.nn.utils import prune
 
 import prunus
 from benchmarks.extract.models import awaken, classifier
+from benchmarks.nni_speedup import nni_speedup
 from benchmarks.zoo.case import randomize
 
 MODELS = (
@@ -105,12 +105,7 @@ def _simplify(fuse: bool) -> Way:
 
 
 def _nni(model: nn.Module, x: Tensor, masks: Masks) -> nn.Module:
-    import torch.fx
-    from nni.compression.speedup import ModelSpeedup
-
-    logging.disable(logging.INFO)
-    given = {name: {"weight": mask} for name, mask in masks.items()}
-    ModelSpeedup(model, x, given, graph_module=torch.fx.symbolic_trace(model)).speedup_model()
+    nni_speedup(model, x, {name: {"weight": mask} for name, mask in masks.items()})
     return model
 
 

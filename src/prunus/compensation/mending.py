@@ -81,10 +81,9 @@ def compensate(
     batches = Batches(data, args, kwargs)
     with undisturbed(model), undisturbed(small), no_fast_path():
         together, sizes, skipped = _order(small, batches, rows)
-        order = [*chain(*together)]
         residual = stream_writers(model, small, batches.first(), batches.first())
         examples, chosen = with_rows(model, batches)
-        skipped |= _unknown(small, plan, {*order, *skipped})
+        skipped |= _unknown(small, plan, {*chain(*together), *skipped})
         done: list[Mended] = []
         original = Original(model, plan.kept, rows)
         for waves in _portions(_waves(together, passes), sizes, examples):

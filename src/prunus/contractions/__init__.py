@@ -2,7 +2,7 @@
 
 from prunus.contractions.calls import Contraction, positions
 from prunus.contractions.moments import Fit, Moments
-from prunus.contractions.relevance import Rows
+from prunus.contractions.relevance import Rows, random_sum
 from prunus.contractions.rows import with_rows
 from prunus.contractions.watch import Watch, names
 
@@ -14,5 +14,6 @@ __all__ = [
     "Watch",
     "names",
     "positions",
+    "random_sum",
     "with_rows",
 ]

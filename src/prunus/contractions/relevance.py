@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -43,12 +44,17 @@ def relevant_rows(model: nn.Module, positional: tuple[Any, ...], keywords: dict[
         with Watch(names(model), see):
             outputs = outputs_in(call(model, positional, keywords))
         draw = torch.Generator().manual_seed(0)
-        sums = [(out * torch.randn(out.shape, generator=draw).to(out)).sum() for out in outputs if out.requires_grad]
-        if not sums:
+        known = [out for out in outputs if out.requires_grad]
+        if not known:
             return {}
         cheap = [p for name, p in model.named_parameters() if name not in found]  # a matrix's own gradient takes long
-        torch.autograd.grad(torch.stack(sums).sum(), cheap or list(model.parameters()), allow_unused=True)
+        torch.autograd.grad(random_sum(known, draw), cheap or list(model.parameters()), allow_unused=True)
     return {name: [cell[0] for cell in cells] for name, cells in found.items() if all(cells)}
+
+
+def random_sum(outputs: Sequence[Tensor], draw: torch.Generator) -> Tensor:
+    """All entries of all outputs, each times a number drawn from the standard normal distribution, added up."""
+    return torch.stack([(out * torch.randn(out.shape, generator=draw).to(out)).sum() for out in outputs]).sum()
 
 
 def _note(cell: list[Tensor], channel: int, slope: Tensor) -> None:

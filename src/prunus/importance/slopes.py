@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from prunus.contractions import Contraction, Watch, names
+from prunus.contractions import Contraction, Watch, names, random_sum
 from prunus.errors import TraceError
 from prunus.importance.context import Context
 from prunus.running import Inputs, call, differentiable, outputs_in
@@ -41,9 +40,9 @@ class Slopes:
         self.errors: dict[Member, Tensor] = {}
         self.values: dict[Member, Tensor] = {}
         variance = 0.0
-        for example in _few(context):
+        for example in islice(context.inputs(), BATCHES):
             try:
-                outputs, flows = _flows(context, *example)
+                outputs, flows = _flows_of_few(context, example)
             except (TraceError, RuntimeError) as error:
                 warnings.warn(_WITHOUT.format(model=type(context.model).__name__, error=error), stacklevel=2)
                 self.errors, self.values = {}, {}
@@ -51,8 +50,8 @@ class Slopes:
             variance += sum(float((y.double() - y.double().mean()).square().sum()) for y in outputs)
             for member, contraction, output, slope in flows:
                 rows, there = (t.movedim(contraction.channel, -1).flatten(0, -2).double() for t in (slope, output))
-                _add(self.errors, member, rows.square().sum(0))
-                _add(self.values, member, (rows * there).square().sum(0))
+                self.errors[member] = self.errors.get(member, 0) + rows.square().sum(0)
+                self.values[member] = self.values.get(member, 0) + (rows * there).square().sum(0)
         for found in (self.errors, self.values):
             for member in found:
                 found[member] /= max(variance, _TINY) * DRAWS
@@ -76,24 +75,15 @@ def _flows(context: Context, positional: Any, keywords: Any) -> tuple[list[Tenso
             outputs = [y for y in outputs_in(call(context.model, positional, keywords)) if y.requires_grad]
         draw = torch.Generator().manual_seed(0)
         for i in range(DRAWS if outputs and found else 0):
-            sums = [(y * torch.randn(y.shape, generator=draw).to(y)).sum() for y in outputs]
-            slopes = torch.autograd.grad(
-                torch.stack(sums).sum(), [y for *_, y in found], retain_graph=i + 1 < DRAWS, allow_unused=True
-            )
+            total, written = random_sum(outputs, draw), [y for *_, y in found]
+            slopes = torch.autograd.grad(total, written, retain_graph=i + 1 < DRAWS, allow_unused=True)
             flows += [(*seen[:2], seen[2].detach(), s) for seen, s in zip(found, slopes, strict=True) if s is not None]
     return [y.detach() for y in outputs], flows
 
 
-def _few(context: Context) -> Iterator[Inputs]:
-    """The first batches, cut to their first examples where the model takes that."""
-    for positional, keywords in islice(context.inputs(), BATCHES):
-        less = pytree.tree_map_only(Tensor, lambda t: t[:EXAMPLES] if t.dim() else t, (positional, keywords))
-        try:
-            call(context.model, *less)
-        except TraceError:
-            less = positional, keywords
-        yield less
-
-
-def _add(sums: dict[Member, Tensor], member: Member, more: Tensor) -> None:
-    sums[member] = sums[member] + more if member in sums else more
+def _flows_of_few(context: Context, example: Inputs) -> tuple[list[Tensor], list[Flow]]:
+    """Those of the first examples of a batch; of all, where the model doesn't take fewer."""
+    try:
+        return _flows(context, *pytree.tree_map_only(Tensor, lambda t: t[:EXAMPLES] if t.dim() else t, example))
+    except TraceError:
+        return _flows(context, *example)
