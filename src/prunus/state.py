@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from operator import is_
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 _PLAIN = {bool, int, float, str, type(None)}
 _CONTAINERS = (dict, list, set, deque)
+_USUAL = {dict, OrderedDict, list}
 _NOT_ITS_OWN = {"torch", "builtins", __name__.partition(".")[0]}
 
 
@@ -100,7 +101,13 @@ def _held(model: nn.Module) -> list[Any]:
     found = []
     while stack:
         value = stack.pop()
-        if type(value) in _PLAIN or id(value) in seen or isinstance(value, Tensor | nn.Module | type):
+        if type(value) in _PLAIN or id(value) in seen:
+            continue
+        if type(value) in _USUAL and not value:  # nearly all: of hooks
+            seen.add(id(value))
+            found.append(value)
+            continue
+        if isinstance(value, Tensor | nn.Module | type):
             continue
         seen.add(id(value))
         inside = _inside(value, packages)

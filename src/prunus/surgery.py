@@ -19,6 +19,8 @@ from prunus.skip import Returns, Skip
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 """Tensor name -> dimension -> the indices kept, ascending. Dimensions that are not cut are absent."""
 
+_NO_TENSORS = {bool, int, float, str, type(None), tuple, list, dict, OrderedDict}  # nearly all: isinstance() is slow
+
 
 @dataclass(frozen=True)
 class AttributeChange:
@@ -44,16 +46,17 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
     A tensor with two names (tied weights) is listed under both.
     """
-    return {f"{prefix}{name}": tensor for prefix, name, tensor in _walk(model)}
-
-
-def _walk(model: nn.Module) -> Iterator[tuple[str, str, Tensor]]:
-    for path, module in model.named_modules(remove_duplicate=False):
-        prefix = f"{path}." if path else ""
+    found: dict[str, Tensor] = {}
+    stack = [("", model)]
+    while stack:
+        prefix, module = stack.pop()
         for store in (module._parameters, module._buffers, module.__dict__):
             for name, value in store.items():
-                if isinstance(value, Tensor):
-                    yield prefix, name, value
+                if type(value) not in _NO_TENSORS and isinstance(value, Tensor):
+                    found[prefix + name] = value
+        inside = [(f"{prefix}{name}.", child) for name, child in module._modules.items() if child is not None]
+        stack += reversed(inside)
+    return found
 
 
 def copy_model(model: nn.Module, replace: Mapping[int, Any]) -> nn.Module:

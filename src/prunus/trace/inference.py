@@ -5,7 +5,7 @@ Torch computes many shapes in Python, at a good part of a millisecond a call; fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,21 +23,40 @@ def infer(func: Any, args: Any, kwargs: Any) -> Any:
     return func(*args, **kwargs) if result is None else result
 
 
+def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
+    """A contiguous tensor; ``empty_like`` and ``new_empty`` take Python ways, ten times as long."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device)
+
+
+def _same(x: Tensor) -> Tensor:
+    return _empty(x.shape, x) if x.is_contiguous() else torch.empty_like(x)
+
+
+def _plain(*tensors: Tensor | None) -> bool:
+    """Whether all are contiguous and of one floating dtype."""
+    given = [t for t in tensors if t is not None]
+    return all(t.is_contiguous() and t.dtype == given[0].dtype and t.is_floating_point() for t in given)
+
+
 def _unary(args: Any, kwargs: Any) -> Tensor | None:
     """The same shape and dtype, for floating input."""
-    return torch.empty_like(args[0]) if args[0].is_floating_point() else None
+    return _same(args[0]) if args[0].is_floating_point() else None
 
 
 def _binary(args: Any, kwargs: Any) -> Tensor | None:
     """One dtype, and one of the shapes is the result's."""
     a, b = args[0], args[1]
-    if not isinstance(b, Tensor) or a.dtype != b.dtype or not a.is_floating_point():
+    if not a.is_floating_point():
+        return None
+    if isinstance(b, float | int):
+        return _same(a)
+    if not isinstance(b, Tensor) or a.dtype != b.dtype:
         return None
     if a.shape == b.shape:
-        return torch.empty_like(a)
+        return _same(a)
     shape = torch.broadcast_shapes(a.shape, b.shape)
     like = next((t for t in (a, b) if t.shape == shape), None)
-    return None if like is None else torch.empty_like(like)
+    return None if like is None else _same(like)
 
 
 def _layer_norm(args: Any, kwargs: Any) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -45,15 +64,15 @@ def _layer_norm(args: Any, kwargs: Any) -> tuple[Tensor, Tensor, Tensor] | None:
     same = (x.shape[x.dim() - len(shape) :], *(t.shape for t in args[2:4] if t is not None))
     if kwargs or not x.is_floating_point() or any(list(s) != list(shape) for s in same):
         return None
-    statistics = x.new_empty([*x.shape[: x.dim() - len(shape)], *(1 for _ in shape)])
-    return torch.empty_like(x, memory_format=torch.contiguous_format), statistics, torch.empty_like(statistics)
+    statistics = [*x.shape[: x.dim() - len(shape)], *(1 for _ in shape)]
+    return _empty(x.shape, x), _empty(statistics, x), _empty(statistics, x)
 
 
 def _batch_norm(args: Any, kwargs: Any) -> tuple[Tensor, Tensor, Tensor] | None:
     x, training = args[0], args[5]
     if training or kwargs or any(t is not None and tuple(t.shape) != (x.shape[1],) for t in args[1:5]):
         return None
-    return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
+    return _same(x), _empty([0], x), _empty([0], x)
 
 
 def _in_place(args: Any, kwargs: Any) -> Tensor | None:
@@ -61,6 +80,47 @@ def _in_place(args: Any, kwargs: Any) -> Tensor | None:
     a: Tensor = args[0]
     others = [t for t in args[1:] if isinstance(t, Tensor)]
     return a if a.is_floating_point() and all(t.shape == a.shape and t.dtype == a.dtype for t in others) else None
+
+
+def _softmax(args: Any, kwargs: Any) -> Tensor | None:
+    """``softmax(x, dim, half_to_float or dtype)``, the dtype as it is."""
+    x, dim, other = (*args, None)[:3]
+    known = not kwargs and not other and -x.dim() <= dim < x.dim() and x.is_floating_point()
+    return _empty(x.shape, x) if known else None
+
+
+def _mean(args: Any, kwargs: Any) -> Tensor | None:
+    x, dims, keep = (*args, False)[:3]
+    if kwargs or not dims or not x.is_floating_point() or not all(-x.dim() <= d < x.dim() for d in dims):
+        return None
+    gone = {d % x.dim() for d in dims}
+    if len(gone) < len(dims):
+        return None
+    return _empty([1 if d in gone else n for d, n in enumerate(x.shape) if keep or d not in gone], x)
+
+
+def _addmm(args: Any, kwargs: Any) -> Tensor | None:
+    """``bias + a @ b``, the bias a vector."""
+    bias, a, b = args
+    fits = not kwargs and a.dim() == b.dim() == 2 and a.shape[1] == b.shape[0] and bias.shape == b.shape[1:]
+    same = bias.dtype == a.dtype == b.dtype and a.is_floating_point()
+    return _empty([a.shape[0], b.shape[1]], a) if fits and same else None
+
+
+def _convolution(args: Any, kwargs: Any) -> Tensor | None:
+    """Contiguous and not transposed."""
+    x, weight, bias, stride, padding, dilation, transposed, _, groups = args
+    rank = x.dim() - 2
+    if transposed or rank < 1 or weight.dim() != x.dim() or not _plain(x, weight, bias):
+        return None
+    if x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
+        return None
+    steps, edges, holes = ([int(n) for n in (*v, *v[-1:] * (rank - len(v)))] for v in (stride, padding, dilation))
+    sizes = [
+        (n + 2 * edge - hole * (k - 1) - 1) // step + 1
+        for n, k, step, edge, hole in zip(x.shape[2:], weight.shape[2:], steps, edges, holes, strict=True)
+    ]
+    return _empty([x.shape[0], weight.shape[0], *sizes], x) if min(sizes) > 0 else None
 
 
 def _grouped_mm(args: Any, kwargs: Any) -> Tensor | None:
@@ -72,8 +132,7 @@ def _grouped_mm(args: Any, kwargs: Any) -> Tensor | None:
         raise RuntimeError(
             "strides of the matrices of grouped_mm() must be multiples of 16 bytes: round_to=4 keeps them"
         )
-    result: Tensor = a.new_empty(a.shape[0], b.shape[2])
-    return result
+    return _empty([a.shape[0], b.shape[2]], a)
 
 
 _ACTIVATIONS = "relu silu sigmoid hardswish hardtanh hardsigmoid leaky_relu elu mish".split()
@@ -83,7 +142,12 @@ _SHORTCUTS: dict[Any, Callable[[Any, Any], Any]] = {
     **{getattr(aten, name).default: _unary for name in (*_ACTIVATIONS, "gelu")},
     **{getattr(aten, f"{name}_").default: _in_place for name in _ACTIVATIONS},
     **dict.fromkeys((aten.add_.Tensor, aten.mul_.Tensor), _in_place),
+    **dict.fromkeys((aten.add.Scalar, aten.sub.Scalar, aten.mul.Scalar, aten.div.Scalar), _binary),
     aten.native_layer_norm.default: _layer_norm,
     aten.native_batch_norm.default: _batch_norm,
+    **dict.fromkeys((aten._softmax.default, aten._safe_softmax.default), _softmax),
+    aten.mean.dim: _mean,
+    aten.addmm.default: _addmm,
+    aten.convolution.default: _convolution,
     **({} if GROUPED_MM is None else {GROUPED_MM: _grouped_mm}),
 }
