@@ -294,6 +294,39 @@ def test_rows_that_a_mask_hides_dont_count_and_a_stream_is_made_up_for() -> None
         torch.testing.assert_close(small.down(h.float()).double() + x, best, rtol=1e-3, atol=1e-4)
 
 
+class Normed(nn.Module):
+    """A block that ends in a batch norm, as those of a ResNet do; one channel of it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down, self.norm = nn.Conv2d(6, 32, 1), nn.Conv2d(32, 6, 1), nn.BatchNorm2d(6)
+        self.gain = nn.Parameter(torch.ones(6, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * self.gain
+        out = self.norm(self.down(self.up(x).relu()))
+        out += x
+        return out
+
+
+def test_a_stream_is_made_up_for_through_a_batch_norm() -> None:
+    torch.manual_seed(0)
+    model = Normed().double().eval()
+    randomize(model)
+    with torch.no_grad():
+        model.norm.weight[5] = 0.0
+        x = draw(40, 6, 4, 4)
+        plan = prunus.plan(model, x[:2], ratio={"up": 0.5})
+        small = plan.apply(model)
+        small.gain += 0.3  # the stream has changed before the layer
+        prunus.compensate(model, small, plan, [x], x[:2], ridge=1e-12)
+        stream, wanted = (t.movedim(1, -1).flatten(0, 2) for t in (x * small.gain, model(x)))
+        h, found = (t.movedim(1, -1).flatten(0, 2) for t in (small.up(x * small.gain).relu(), small(x)))
+        best = fitted(h, wanted - stream) + stream
+        torch.testing.assert_close(found[:, :5], best[:, :5], rtol=1e-5, atol=1e-6)
+        assert (found[:, 5] - best[:, 5]).abs().max() > 0.1  # a channel that the norm closes can't
+
+
 class Widening(nn.Module):
     """A transposed convolution and a product by einsum read what is cut."""
 
