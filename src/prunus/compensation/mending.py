@@ -54,9 +54,9 @@ def compensate(
     its outputs are to be those of the original at the kept channels, its inputs are what the small model, mended so
     far, gives it (Y. He, X. Zhang, J. Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", 2017, with
     all that remains solved at once, the bias too). Layers that write to a residual stream, be it through a batch norm,
-    make up for what it has lost before them, too (section 3.3 there). Of padded inputs only the rows count that the model's outputs depend on. Eval
-    mode; modes and random state are left as they were. What the original gives is held for as many layers as fit in
-    2 GiB, or for those that are solved together, a batch at a time.
+    make up for what it has lost before them, too (section 3.3 there). Of padded inputs only the rows count that the
+    model's outputs depend on. Eval mode; modes and random state are left as they were. What the original gives is held
+    for as many layers as fit in 2 GiB, or for those that are solved together, a batch at a time.
 
     Args:
         model: the original.
