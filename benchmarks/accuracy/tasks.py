@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.accuracy.addresses import smollm2
 from benchmarks.accuracy.photos import efficientnet
 from benchmarks.accuracy.task import Task
 from benchmarks.accuracy.words import minilm
@@ -54,6 +55,7 @@ TASKS: dict[str, Callable[[int], Task]] = {
     "crepe": crepe,
     "minilm": minilm,
     "efficientnet": efficientnet,
+    "smollm2": smollm2,
 }
 TITLES = {
     "lenet": "LeNet, digits",
@@ -61,6 +63,7 @@ TITLES = {
     "crepe": "CREPE-tiny, noisy tones",
     "minilm": "MiniLM-L6, definitions of nouns",
     "efficientnet": "EfficientNet-lite0, agreement on photos",
+    "smollm2": "SmolLM2-135M, next tokens of addresses",
 }
 
 

@@ -20,6 +20,10 @@ harness with head counts and output layers named, 60 s at most. The zoo of libra
 """
 
 
+CUT = 0.75
+"""What of the parameters is left at most where a peer is said to have cut a model."""
+
+
 def page(outcomes: Sequence[Outcome], names: str = "") -> str:
     """The whole page in Markdown; ``names`` is the part on timm's registered names."""
     ours = [o for o in outcomes if o.contender == "prunus"]
@@ -40,23 +44,27 @@ def _summary(ours: Sequence[Outcome], peers: dict[tuple[str, str], Outcome]) -> 
         lines.append(
             f"| {zoo} | {len(mine)} | {sum(o.right for o in mine)} | {sum(o.ok for o in mine)} | "
             f"{sum(o.onnx.startswith('ok') for o in tried)} of {len(tried)} | "
-            f"{sum(o.right and o.left <= 0.75 for o in theirs)} | {len(theirs)} |"
+            f"{sum(o.right and o.left <= CUT for o in theirs)} | {len(theirs)} |"
         )
     return "\n".join([*lines, ""])
 
 
 def _times(ours: Sequence[Outcome], peers: dict[tuple[str, str], Outcome]) -> str:
-    """Seconds on the models that both do right."""
-    both = [(o, peers[o.zoo, o.name]) for o in ours if o.right and (o.zoo, o.name) in peers]
-    both = [(o, p) for o, p in both if p.right and p.seconds]
+    """Seconds on the models that both cut right, by zoo and together."""
+    pairs = [(o, peers[o.zoo, o.name]) for o in ours if o.right and (o.zoo, o.name) in peers]
+    both = [(o, p) for o, p in pairs if p.right and p.left <= CUT and p.seconds]
     if not both:
         return ""
-    ratio = statistics.median(p.seconds / o.seconds for o, p in both)
-    mine, theirs = (sum(o.seconds for o in side) for side in zip(*both, strict=True))
-    return (
-        f"On the {len(both)} models that both do right, analysis, plan and cut take {mine:.0f} s together, "
-        f"Torch-Pruning's {theirs:.0f} s; the median of its time over ours is {ratio:.1f}.\n"
-    )
+    lines = [
+        "Processor seconds of analysis, plan and cut on the models that both cut right, at least 25 % gone:\n",
+        "| zoo | models | prunus, median | Torch-Pruning, median | prunus, sum | Torch-Pruning, sum |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for zoo in [*dict.fromkeys(o.zoo for o, _ in both), ""]:
+        sides = list(zip(*[(o.seconds, p.seconds) for o, p in both if zoo in ("", o.zoo)], strict=True))
+        medians, sums = ([f"{count(side):.{n}f}" for side in sides] for count, n in ((statistics.median, 3), (sum, 0)))
+        lines.append(f"| {zoo or 'all'} | {len(sides[0])} | {' | '.join([*medians, *sums])} |")
+    return "\n".join([*lines, ""])
 
 
 def _exceptions(ours: Sequence[Outcome]) -> str:
