@@ -8,7 +8,9 @@ that: Tux Paint's stamps (Debian package tuxpaint-stamps-default, GPL and public
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,18 +38,19 @@ def efficientnet(seed: int) -> Task:
     order = np.random.default_rng(seed).permutation(len(photos))
     half = len(photos) // 2
     mine = [photos[i] for i in order[:half]]
-    known = torch.cat([_crops(mine, CALIBRATION, seed), _crops(_pasted(mine, PASTED, seed), PASTED, seed)])
-    known = known[torch.from_numpy(np.random.default_rng(seed).permutation(len(known)))]
-    unseen = _crops([photos[i] for i in order[half:]], TEST, seed + 100)
+    crops = [_spread(mine, CALIBRATION), _pasted(mine, PASTED, seed)]
+    known = list(torch.cat([_crops(photos, seed) for photos in crops]).split(BATCH))
+    random.Random(seed).shuffle(known)  # whole batches: what is held out of a fit should be other photos
+    unseen = _crops(_spread([photos[i] for i in order[half:]], TEST), seed + 100)
     with torch.no_grad():
-        data = [(x, model(x).argmax(1)) for x in known.split(BATCH)]
+        data = [(x, model(x).argmax(1)) for x in known]
         truth = torch.cat([model(x).argmax(1) for x in unseen.split(100)])
 
     @torch.no_grad()
     def score(small: nn.Module) -> float:
         return 100 * float((torch.cat([small(x).argmax(1) for x in unseen.split(100)]) == truth).float().mean())
 
-    return Task(model, known[:2], data, cross_entropy, score)
+    return Task(model, known[0][:2], data, cross_entropy, score)
 
 
 def load() -> nn.Module:
@@ -71,15 +74,19 @@ def _photos() -> list[Tensor]:
     return [torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1).float() for file in files]
 
 
+def _spread(items: list[Any], count: int) -> list[Any]:
+    """Each item as often as the others, in its place."""
+    return [items[i * len(items) // count] for i in range(count)]
+
+
 def _pasted(photos: list[Tensor], count: int, seed: int) -> list[Tensor]:
     """Squares of the photos with one stamp each, at 0.6 to all of their size."""
     files = sorted(f for kind in THINGS for f in (STAMPS / kind).rglob("*.png") if f.parent.name not in NO_PHOTOS)
     draw = np.random.default_rng(seed)
     found = []
-    for _ in range(count):
-        square = Image.fromarray(_square(photos[draw.integers(len(photos))], draw).byte().permute(1, 2, 0).numpy())
-        square = square.resize((SIZE * 5 // 4,) * 2)
-        stamp = Image.open(files[draw.integers(len(files))]).convert("RGBA")
+    for photo, file in zip(_spread(photos, count), _spread(list(draw.permutation(files)), count), strict=True):
+        square = Image.fromarray(_square(photo, draw).byte().permute(1, 2, 0).numpy()).resize((SIZE * 5 // 4,) * 2)
+        stamp = Image.open(file).convert("RGBA")
         scale = draw.uniform(0.6, 1) * square.width / max(stamp.size)
         stamp = stamp.resize([max(1, int(n * scale)) for n in stamp.size])
         square.paste(stamp, [int(draw.integers(square.width - n + 1)) for n in stamp.size], stamp)
@@ -94,12 +101,12 @@ def _square(photo: Tensor, draw: np.random.Generator) -> Tensor:
     return photo[:, top : top + side, left : left + side]
 
 
-def _crops(photos: list[Tensor], count: int, seed: int) -> Tensor:
-    """Squares of half to all of the shorter side, at random, scaled to ``SIZE``, normalized as the model wants."""
+def _crops(photos: list[Tensor], seed: int) -> Tensor:
+    """A square of each, scaled to ``SIZE``, normalized as the model wants."""
     draw = np.random.default_rng(seed)
     found = []
-    for i in range(count):
-        crop = _square(photos[i % len(photos)], draw)[None]
+    for photo in photos:
+        crop = _square(photo, draw)[None]
         crop = F.interpolate(crop, (SIZE, SIZE), mode="bilinear", antialias=True, align_corners=False)
         found.append(crop.flip(3) if draw.random() < 0.5 else crop)
     return (torch.cat(found) - 127) / 128
