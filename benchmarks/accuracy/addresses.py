@@ -62,18 +62,7 @@ def smollm2(seed: int) -> Task:
     def finetune(small: nn.Module) -> None:
         fit(small, further, epochs=1, lr=1e-4, loss=loss, seed=seed)
 
-    return Task(
-        model,
-        (data[0][0][:1],),
-        data,
-        loss,
-        score,
-        finetune,
-        outputs=outputs,
-        heads=heads,
-        after=after,
-        options={"prune_num_heads": True, "prune_head_dims": False},
-    )
+    return Task(model, (data[0][0][:1],), data, loss, score, finetune, outputs=outputs)
 
 
 def loss(model: nn.Module, batch: Any) -> Tensor:
@@ -86,19 +75,8 @@ def loss(model: nn.Module, batch: Any) -> Tensor:
 
 
 def outputs(model: nn.Module) -> list[nn.Module]:
-    """The layers that write to the residual stream, whose width is that of the embedding, which is the output layer."""
-    ends = ("o_proj", "down_proj", "lm_head", "embed_tokens")
+    """The layers that write to the residual stream, whose width is that of the embedding, which is the output layer;
+    and attention: with its heads named Torch-Pruning raises where several queries share a key.
+    """
+    ends = ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj", "lm_head", "embed_tokens")
     return [m for name, m in model.named_modules() if name.endswith(ends)]
-
-
-def heads(model: nn.Module) -> dict[nn.Module, int]:
-    """The projections to queries, keys and values."""
-    numbers = {"q_proj": 9, "k_proj": 3, "v_proj": 3}
-    return {m: numbers[name[-6:]] for name, m in model.named_modules() if name[-6:] in numbers}
-
-
-def after(model: nn.Module) -> None:
-    """Queries per key, which Torch-Pruning doesn't know."""
-    for module in model.modules():
-        if hasattr(module, "num_key_value_groups"):
-            module.num_key_value_groups = module.q_proj.out_features // module.k_proj.out_features

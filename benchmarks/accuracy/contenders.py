@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -92,7 +92,6 @@ def peer(make: Callable[[Any], Any], gradients: bool = False) -> Cutter:
                 pruning_ratio=ratio,
                 ignored_layers=kept,
                 **({"num_heads": heads} if heads else {}),
-                **_for_heads(task.options, ratio),
             )
             if gradients:
                 _gradients(model, importance, task)
@@ -102,11 +101,6 @@ def peer(make: Callable[[Any], Any], gradients: bool = False) -> Cutter:
         return model
 
     return cut
-
-
-def _for_heads(options: Mapping[str, Any], ratio: float) -> dict[str, Any]:
-    """The options, and the same ratio for whole heads where these go."""
-    return {**options, **({"head_pruning_ratio": ratio} if options.get("prune_num_heads") else {})}
 
 
 def _gradients(model: nn.Module, importance: Any, task: Task) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,7 +24,6 @@ class Task:
         score: higher is better, in percent, on data that nothing is chosen with.
         finetune: trains a network in place, the same for all; None where there is no training data.
         outputs, heads: what Torch-Pruning must be told: layers whose outputs stay, and the heads of projections.
-        options: further arguments of Torch-Pruning's pruner.
         inputs: what the model itself is run on to calibrate, where a batch holds more than one call's; else ``data``.
         after: sets the integers of a model that Torch-Pruning cut, which it doesn't know.
     """
@@ -38,7 +37,6 @@ class Task:
     outputs: Callable[[nn.Module], list[nn.Module]] = _last_linear
     heads: Callable[[nn.Module], Mapping[nn.Module, int]] = lambda model: {}
     after: Callable[[nn.Module], None] = lambda model: None
-    options: Mapping[str, Any] = field(default_factory=dict)
     inputs: Sequence[Any] | None = None
 
     @property
