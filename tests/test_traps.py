@@ -200,3 +200,11 @@ def test_a_zero_head_is_not_called_proven() -> None:
     with pytest.warns(UserWarning, match="could not be checked: NOT PROVEN: .* zero everywhere"):
         small = prunus.prune(model, x, ratio=0.5)
     assert not prunus.prove(model, small, small.prunus_plan, x).ok
+
+
+def test_a_model_that_holds_itself_is_refused() -> None:
+    """A child with its parent as an attribute: torch registers it, so that names go in circles."""
+    model, x = Net(torch.relu), torch.randn(2, 3, 8, 8)
+    model.a.parent = model
+    with pytest.raises(prunus.InputError, match="Net holds itself, by a.parent.a.parent"):
+        prunus.trace(model, x)

@@ -20,6 +20,7 @@ Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 """Tensor name -> dimension -> the indices kept, ascending. Dimensions that are not cut are absent."""
 
 _NO_TENSORS = {bool, int, float, str, type(None), tuple, list, dict, OrderedDict}  # nearly all: isinstance() is slow
+_DEEP = 500  # no tree of modules is: deeper ones go in circles
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,20 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every tensor the model holds, by qualified name: parameters, buffers, and plain tensor attributes.
 
     A tensor with two names (tied weights) is listed under both.
+
+    Raises:
+        InputError: a module holds itself, as where a child has its parent as an attribute.
     """
     found: dict[str, Tensor] = {}
     stack = [("", model)]
     while stack:
         prefix, module = stack.pop()
+        if prefix.count(".") > _DEEP:
+            circle = ".".join(prefix.split(".")[:4])
+            raise InputError(
+                f"{type(model).__name__} holds itself, by {circle}...: a module that needs its parent must keep it "
+                "where torch does not register it, as in a list."
+            )
         for store in (module._parameters, module._buffers, module.__dict__):
             for name, value in store.items():
                 if type(value) not in _NO_TENSORS and isinstance(value, Tensor):
