@@ -22,9 +22,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def check(func: Any, *args: Any) -> None:
     """The same shape, strides and dtype, on the meta device and by the kernel of the CPU."""
-    real = pytree.tree_map_only(
-        Tensor, lambda t: torch.zeros(t.shape, dtype=t.dtype).as_strided(t.shape, t.stride()), args
-    )
+    real = pytree.tree_map_only(Tensor, lambda t: torch.zeros_like(t, device="cpu"), args)
     want = [t for t in pytree.tree_leaves(func(*real)) if isinstance(t, Tensor)]
     found = [t for t in pytree.tree_leaves(infer(func, args, {})) if isinstance(t, Tensor)]
     assert [(t.shape, t.dtype) for t in found] == [(t.shape, t.dtype) for t in want]
@@ -64,14 +62,8 @@ def test_matrices_and_means(a: int, b: int, c: int) -> None:
         (aten.addmm.default, (meta(4), meta(2, 5), meta(5, 3))),
         (aten.mean.dim, (meta(2, 3), [5])),
         (aten.mean.dim, (meta(2, 3), [0, 0])),
-        (
-            aten.convolution.default,
-            (meta(2, 3, 8, 8), meta(4, 5, 3, 3), None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1),
-        ),
-        (
-            aten.convolution.default,
-            (meta(2, 3, 2, 2), meta(4, 3, 3, 3), None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1),
-        ),
+        (aten.convolution.default, (meta(2, 3, 8, 8), meta(4, 5, 3, 3), *PLAIN)),
+        (aten.convolution.default, (meta(2, 3, 2, 2), meta(4, 3, 3, 3), *PLAIN)),
         (aten.add.Tensor, (meta(2, 3), meta(2, 4))),
     ],
 )

@@ -128,3 +128,11 @@ def test_a_cut_that_the_outputs_do_not_show_proves_nothing() -> None:
     outcome = check(Case("handmade", "hidden", lambda: Example(Hidden(), (torch.randn(5, 6),)), left=0.7))
     assert not outcome.right
     assert "hardly depend on what was cut" in outcome.why
+
+
+def test_times_are_of_the_models_that_both_cut_right() -> None:
+    """A peer that leaves a model as it is, or breaks it, is quick without having done anything."""
+    peers = {"a": (4.0, 0.5, 0.0), "b": (6.0, 0.7, 0.0), "whole": (0.1, 1.0, 0.0), "wrong": (0.1, 0.5, 1.0)}
+    outcomes = [Outcome("timm", name, "prunus", 1.0 + i, 0.5, 0.0) for i, name in enumerate(peers)]
+    outcomes += [Outcome("timm", name, "Torch-Pruning", *found) for name, found in peers.items()]
+    assert "| timm | 2 | 1.500 | 5.000 | 3 | 10 |\n| all | 2 | 1.500 | 5.000 | 3 | 10 |" in page(outcomes)

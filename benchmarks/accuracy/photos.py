@@ -38,8 +38,8 @@ def efficientnet(seed: int) -> Task:
     order = np.random.default_rng(seed).permutation(len(photos))
     half = len(photos) // 2
     mine = [photos[i] for i in order[:half]]
-    crops = [_spread(mine, CALIBRATION), _pasted(mine, PASTED, seed)]
-    known = list(torch.cat([_crops(photos, seed) for photos in crops]).split(BATCH))
+    both = [_spread(mine, CALIBRATION), _pasted(mine, PASTED, seed)]
+    known = list(torch.cat([_crops(part, seed) for part in both]).split(BATCH))
     random.Random(seed).shuffle(known)  # whole batches: what is held out of a fit should be other photos
     unseen = _crops(_spread([photos[i] for i in order[half:]], TEST), seed + 100)
     with torch.no_grad():

@@ -103,14 +103,11 @@ def _held(model: nn.Module) -> list[Any]:
         value = stack.pop()
         if type(value) in _PLAIN or id(value) in seen:
             continue
-        if type(value) in _USUAL and not value:  # nearly all: of hooks
-            seen.add(id(value))
-            found.append(value)
-            continue
-        if isinstance(value, Tensor | nn.Module | type):
+        empty = type(value) in _USUAL and not value  # nearly all, of hooks: isinstance() is slow
+        if not empty and isinstance(value, Tensor | nn.Module | type):
             continue
         seen.add(id(value))
-        inside = _inside(value, packages)
+        inside = () if empty else _inside(value, packages)
         if inside is not None:
             stack += inside
             if not isinstance(value, tuple):
