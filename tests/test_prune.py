@@ -148,7 +148,7 @@ def test_bad_ratios(model: nn.Module, ratio: object) -> None:
 def test_bad_choices(model: nn.Module) -> None:
     with pytest.raises(InputError, match=r"no importance 'l3'. Did you mean"):
         prunus.prune(model, X, importance="l3")
-    with pytest.raises(InputError, match="scope must be 'local', 'global' or 'isomorphic', not 'everywhere'"):
+    with pytest.raises(InputError, match="scope must be 'local', 'global', 'isomorphic' or 'shared', not 'everywhere'"):
         prunus.prune(model, X, scope="everywhere")
     with pytest.raises(InputError, match="round_to must be a positive integer"):
         prunus.prune(model, X, round_to=0)

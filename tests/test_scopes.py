@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -94,3 +97,48 @@ def test_rounding_by_target_and_pattern(model: nn.Module) -> None:
 def test_the_plan_says_how_it_was_limited(model: nn.Module) -> None:
     plan = prunus.plan(model, X, min_keep={"stem": 10}, round_to=2)
     assert prunus.Plan.from_json(plan.to_json()).how["min_keep"] == {"stem": 10}
+
+
+def _lost(plan: prunus.Plan, loss: Mapping[str, float]) -> float:
+    return sum((size - kept) * loss[name] for name, (size, kept, _) in plan.how["explained"]["groups"].items())
+
+
+def test_shared_spends_the_macs_of_local_where_least_is_lost(model: nn.Module) -> None:
+    graph = prunus.trace(model, X)
+    loss = {g.name: 0.1 if "blocks.0" in g.name else 10.0 for g in graph.free}
+    known = prunus.Importance(lambda context: {g: np.full(g.size, loss[g.name]) for g in graph.free}, additive=True)
+    local = prunus.plan(graph, ratio=0.5, importance=known, scope="local")
+    shared = prunus.plan(graph, ratio=0.5, importance=known)
+    assert (local.how["scope"], shared.how["scope"]) == ("local", "shared")
+    assert widths(local.apply(model)) == (6, 4, 4)
+    assert widths(shared.apply(model))[1] < 4, "the block that loses little pays"
+    assert _lost(shared, loss) < _lost(local, loss)
+    macs = [prunus.profile(plan.apply(model), X, latency=False).macs for plan in (local, shared)]
+    assert macs[1] <= macs[0]
+
+
+def test_shared_is_for_additive_scores_or_on_demand(model: nn.Module) -> None:
+    data = [torch.randn(8, 4) for _ in range(2)]
+    assert prunus.plan(model, X, data=data).how["scope"] == "shared"
+    assert prunus.plan(model, X, data=data, ratio={"stem": 0.5}).how["scope"] == "local"
+    assert prunus.plan(model, X).how["scope"] == "local"
+    asked = prunus.plan(model, X, importance=raw(), scope="shared")
+    assert widths(asked.apply(model)) != (6, 4, 4)
+    with pytest.raises(InputError, match="a dict of ratios has chosen already"):
+        prunus.plan(model, X, ratio={"stem": 0.5}, scope="shared")
+
+
+class Summed(nn.Module):
+    """No multiplication runs over what it can lose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(50, 8)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.table(tokens).sum(-1)
+
+
+def test_shared_counts_parameters_where_no_arithmetic_goes() -> None:
+    small = prunus.prune(Summed(), torch.arange(6), scope="shared")
+    assert small.table.weight.shape == (50, 4)

@@ -13,7 +13,17 @@ from torch import nn
 
 from prunus import surgery
 from prunus.axes import Atom, Keep, atoms, count, keep_vector
-from prunus.budget import Asked, Points, Request, confirmed, counts_within, explained, latency_cost, read
+from prunus.budget import (
+    Asked,
+    Points,
+    Request,
+    confirmed,
+    counts_within,
+    explained,
+    latency_cost,
+    read,
+    shared_out,
+)
 from prunus.errors import InputError, NothingToPrune, PlanError
 from prunus.fitting import fit, freeze_misfit
 from prunus.heads import needed
@@ -65,8 +75,10 @@ def plan(
             and the parameter to a saliency of the same shape, or from a ``Context`` to scores; see docs/criteria.md.
             By default ``"auto"`` with data, how far the outputs move for what the best refit leaves, else ``"l2"``.
         scope: whose scores are compared: ``"local"`` takes the ratio from each group, ``"global"`` from all together,
-            ``"isomorphic"`` from those together that run through the same kinds of tensors. By default local for a
-            ratio and global for a budget, which then is shared out by the solver; local takes the same ratio there too.
+            ``"isomorphic"`` from those together that run through the same kinds of tensors; ``"shared"`` keeps as many
+            MACs as local would, shared out among the groups so that the least is lost. By default a ratio is shared
+            where the scores are additive, as those of ``"auto"`` are, and else local; a dict of ratios is always local.
+            A budget is global, which means shared, or local: the same ratio from each group.
         keep: names of groups, modules, tensors, or shell patterns of them, that stay as they are.
         min_keep, max_keep: how many indices of a group stay at least and at most: an int, a float as a part of it, or a
             dict by pattern. ``max_keep`` cuts more than the ratio asks, where it asks less.
@@ -86,14 +98,16 @@ def plan(
     limits = Limits(min_keep, max_keep, round_to)
     if importance is None:
         importance = "l2" if data is None else "auto"
+    additive = resolve(importance).additive
     if budget is None:
         ratio = 0.5 if ratio is None else ratio
         asked: dict[str, Any] = {"ratio": dict(ratio) if isinstance(ratio, Mapping) else ratio}
-        choose = _by_ratio(ratio, scope or "local", keep, limits, curves, runtime)
+        scope = scope or ("shared" if additive and not isinstance(ratio, Mapping) else "local")
+        choose = _by_ratio(ratio, Request((), scope, keep, limits, curves, additive), runtime)
     else:
         asked = {"budget": budget}
-        request = Request(read(budget), scope or "global", keep, limits, curves, resolve(importance).additive)
-        choose = _by_budget(graph, ratio, request, runtime)
+        scope = scope or "global"
+        choose = _by_budget(graph, ratio, Request(read(budget), scope, keep, limits, curves, additive), runtime)
     made = construction(graph) if uniform or has_config(graph.model) else None
     if made is not None and uniform:
         graph = tied(graph, made)
@@ -101,7 +115,7 @@ def plan(
     how = {
         **asked,
         "importance": name_of(importance),
-        "scope": scope or ("local" if budget is None else "global"),
+        "scope": scope,
         "keep": list(keep),
         **limits.told(),
         **({"uniform": True} if uniform else {}),
@@ -151,21 +165,21 @@ def _explained(graph: Graph, plan: Plan, counts: Mapping[Atom, int]) -> Plan:
     return replace(plan, how={**plan.how, "explained": explained(graph, counts)})
 
 
-def _by_ratio(
-    ratio: float | Mapping[str, float],
-    scope: str,
-    keep: Sequence[str],
-    limits: Limits,
-    curves: Points | None,
-    runtime: Any,
-) -> Choose:
-    if curves is not None or runtime is not None:
+def _by_ratio(ratio: float | Mapping[str, float], request: Request, runtime: Any) -> Choose:
+    if request.curves is not None or runtime is not None:
         raise InputError("curves and runtime serve a budget: give one, such as budget={'macs': '60%'}.")
     if not isinstance(ratio, Mapping):
         check_ratio(ratio)
+    elif request.scope == "shared":
+        raise InputError(
+            "scope='shared' takes one ratio and chooses each group's; a dict of ratios has chosen already."
+        )
+    shared = request.scope == "shared"
+    scope = "local" if shared else request.scope
 
     def choose(graph: Graph, scores: Scores) -> tuple[dict[Atom, int], dict[str, Any]]:
-        return choose_counts(graph, scores, ratio, scope, keep, limits), {}
+        counts = choose_counts(graph, scores, ratio, scope, request.keep, request.bounds)
+        return shared_out(graph, scores, counts, request) if shared else (counts, {})
 
     return choose
 

@@ -40,7 +40,7 @@ def choose_counts(
         InputError: a ratio outside [0, 1), an unknown scope, or a name that matches nothing.
     """
     if scope not in SCOPES:
-        raise InputError(f"scope must be 'local', 'global' or 'isomorphic', not {scope!r}.")
+        raise InputError(f"scope must be 'local', 'global', 'isomorphic' or 'shared', not {scope!r}.")
     open_ = open_groups(graph, scores, keep)
     if isinstance(ratio, Mapping):
         ratios = _from_table(graph, open_, ratio)

@@ -2,7 +2,7 @@
 
 from prunus.budget.confirm import confirmed
 from prunus.budget.costs import UNITS, Cost, Costs
-from prunus.budget.decide import Points, Request, counts_within, feasibility, latency_cost
+from prunus.budget.decide import Points, Request, counts_within, feasibility, latency_cost, shared_out
 from prunus.budget.explained import explained
 from prunus.budget.feasibility import Feasibility, Reach
 from prunus.budget.limits import Asked, Limit, read, show
@@ -23,5 +23,6 @@ __all__ = [
     "feasibility",
     "latency_cost",
     "read",
+    "shared_out",
     "show",
 ]

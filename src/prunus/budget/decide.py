@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,22 @@ def counts_within(graph: Graph, scores: Scores, request: Request) -> tuple[dict[
     kept = {g.name: counts[g.atom] for g in groups if counts[g.atom] < g.size}
     told = {"costs": {row.unit: [row.now, after[row.unit]] for row in reach.rows}, "kept": kept}
     return {atom: n for atom, n in complete.items() if n < atom.size}, told
+
+
+def shared_out(
+    graph: Graph, scores: Scores, counts: Mapping[Atom, int], request: Request
+) -> tuple[dict[Atom, int], dict[str, Any]]:
+    """At most the MACs that ``counts`` leave, or the parameters where no MACs go, with the least loss.
+
+    ``request`` says how, but for its limits and its scope. Where neither goes, ``counts`` themselves.
+    """
+    costs = Costs(graph)
+    before, after = costs({}), costs(counts)
+    unit = next((unit for unit in ("macs", "parameters") if after[unit] < before[unit]), None)
+    if unit is None:
+        return dict(counts), {}
+    limit = Limit(unit, after[unit], share=False, text=f"{after[unit]}")
+    return counts_within(graph, scores, replace(request, limits=(limit,), scope="global"))
 
 
 def feasibility(

@@ -35,7 +35,8 @@ def prune(
         typer.Option(help="With --data, how the rest is mended after the proof: refit, scale, bias or none."),
     ] = "refit",
     scope: Annotated[
-        str | None, typer.Option(help="local: from each group alike; global: from all together (with a budget).")
+        str | None,
+        typer.Option(help="local: from each group alike; global: from all together; shared: local's MACs, least lost."),
     ] = None,
     keep: Annotated[
         list[str] | None, typer.Option(help="Group, module or tensor to leave as it is. Repeat for more.")

@@ -245,7 +245,7 @@ class Prune(_Strict):
     budget: Budget | None = None
     drop_blocks: int | None = Field(None, ge=1)
     importance: Importance = "l2"
-    scope: Literal["local", "global", "isomorphic"] | None = None
+    scope: Literal["local", "global", "isomorphic", "shared"] | None = None
     keep: tuple[str, ...] = ()
     round_to: int | None = Field(None, ge=1)
     uniform: bool = False
