@@ -66,7 +66,10 @@ floor:
 
 zoo: .bench-peers/torch_pruning
 	$(PY) -m benchmarks.zoo.timm_names timm-names.jsonl
-	PYTHONPATH=.bench-peers $(PY) -m benchmarks.zoo --peer --onnx --results zoo-results.jsonl --traced timm-names.jsonl --write docs/coverage.md
+	PYTHONPATH=.bench-peers $(PY) -m benchmarks.zoo --peer --onnx --results zoo-results.jsonl
+	PYTHONPATH=.bench-peers $(PY) -m benchmarks.zoo.times zoo-times.jsonl zoo-results.jsonl
+	PYTHONPATH=.bench-peers $(PY) -m benchmarks.zoo --peer --onnx --results zoo-results.jsonl --traced timm-names.jsonl \
+		--times zoo-times.jsonl --write docs/coverage.md
 
 # Libraries that people build models with; peers of the zoo, never dependencies.
 .PHONY: zoo-libraries

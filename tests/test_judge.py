@@ -12,6 +12,7 @@ from benchmarks.zoo.case import Case, Example
 from benchmarks.zoo.coverage import page
 from benchmarks.zoo.isolate import check_apart
 from benchmarks.zoo.judge import Outcome, check
+from benchmarks.zoo.times import both_right, table
 from benchmarks.zoo.values import NotFoundError, difference, find_kept, make_distinct, reference, run
 
 
@@ -133,6 +134,14 @@ def test_a_cut_that_the_outputs_do_not_show_proves_nothing() -> None:
 def test_times_are_of_the_models_that_both_cut_right() -> None:
     """A peer that leaves a model as it is, or breaks it, is quick without having done anything."""
     peers = {"a": (4.0, 0.5, 0.0), "b": (6.0, 0.7, 0.0), "whole": (0.1, 1.0, 0.0), "wrong": (0.1, 0.5, 1.0)}
-    outcomes = [Outcome("timm", name, "prunus", 1.0 + i, 0.5, 0.0) for i, name in enumerate(peers)]
+    outcomes = [Outcome("timm", name, "prunus", 1.0, 0.5, 0.0) for name in peers]
     outcomes += [Outcome("timm", name, "Torch-Pruning", *found) for name, found in peers.items()]
-    assert "| timm | 2 | 1.500 | 5.000 | 3 | 10 |\n| all | 2 | 1.500 | 5.000 | 3 | 10 |" in page(outcomes)
+    outcomes.append(Outcome("timm", "untried", "prunus", 1.0, 0.5, 0.0))
+    assert both_right(outcomes) == {("timm", "a"), ("timm", "b")}
+
+
+def test_the_table_of_times_has_medians_and_sums_by_zoo_and_together() -> None:
+    told = table({("timm", "a"): (1.0, 4.0), ("timm", "b"): (2.0, 6.0), ("handmade", "c"): (9.0, 1.0)})
+    assert "| timm | 2 | 1.500 | 5.000 | 3.0 | 10.0 |" in told
+    assert "| all | 3 | 2.000 | 4.000 | 12.0 | 11.0 |" in told
+    assert told in page([Outcome("timm", "a", "prunus", 1.0, 0.5, 0.0)], times=told)

@@ -1,16 +1,16 @@
 """Judge the models of the zoo, and write docs/coverage.md.
 
     python -m benchmarks.zoo [NAME ...] [--zoo ZOO] [--peer] [--onnx] [--results FILE] [--traced FILE]
-        [--write docs/coverage.md]
+        [--times FILE] [--write docs/coverage.md]
 
 With ``--results`` every outcome is appended to a JSON-lines file, and what is there isn't done again, unless ``--onnx``
-asks for an export that wasn't tried. ``--traced`` is the results file of ``benchmarks.zoo.timm_names``, for the page.
+asks for an export that wasn't tried. For the page, ``--traced`` and ``--times`` are the files of
+``benchmarks.zoo.timm_names`` and ``benchmarks.zoo.times``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
@@ -19,7 +19,8 @@ from benchmarks.zoo import timm_names
 from benchmarks.zoo.contenders import CONTENDERS
 from benchmarks.zoo.coverage import page
 from benchmarks.zoo.isolate import check_apart
-from benchmarks.zoo.judge import Outcome
+from benchmarks.zoo.judge import read
+from benchmarks.zoo.times import read_times, table
 from benchmarks.zoo.zoos import ZOOS, find
 
 LIMIT = {"prunus": 900.0, "Torch-Pruning": 60.0}
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--onnx", action="store_true", help="export too, and compare in ONNX Runtime")
     parser.add_argument("--results", type=Path)
     parser.add_argument("--traced", type=Path, help="what benchmarks.zoo.timm_names found, for the page")
+    parser.add_argument("--times", type=Path, help="what benchmarks.zoo.times measured, for the page")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -55,14 +57,7 @@ def main() -> None:
     ours = [o for o in outcomes.values() if o.contender == "prunus"]
     print(f"{sum(o.right for o in ours)} of {len(ours)} right, {sum(o.ok for o in ours)} of them with enough gone")
     if options.write:
-        options.write.write_text(page(list(outcomes.values()), _names(options.traced)))
-
-
-def read(path: Path | None) -> dict[tuple[str, str, str], Outcome]:
-    """The outcomes that a results file holds; the last of each."""
-    lines = path.read_text().splitlines() if path and path.exists() else []
-    found = [Outcome(**json.loads(line)) for line in lines]
-    return {(o.zoo, o.name, o.contender): o for o in found}
+        options.write.write_text(page(list(outcomes.values()), _names(options.traced), table(read_times(options.times))))
 
 
 def _names(path: Path | None) -> str:

@@ -25,11 +25,7 @@ def prunus_cut(example: Example) -> tuple[nn.Module, float, str]:
         torch.Tensor, lambda t: cast(t, torch.float32), (example.args, dict(example.kwargs))
     )
     for _ in range(2):  # the first run imports, as the peer's first does; and its work is timed in fp32 too
-        start = time.process_time()
-        graph = prunus.trace(usual, args, kwargs)
-        plan = prunus.plan(graph, ratio=0.5, importance="random")
-        plan.apply(usual)
-        seconds = time.process_time() - start
+        seconds, graph, plan = timed_cut(usual, args, kwargs)
     why = what_stayed(graph)
     del usual, graph  # of the largest models a copy more is one too many
     small = plan.apply(example.model)
@@ -37,6 +33,17 @@ def prunus_cut(example: Example) -> tuple[nn.Module, float, str]:
     if not proof.ok:
         raise ArithmeticError(str(proof))
     return small, seconds, why
+
+
+def timed_cut(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[float, prunus.Graph, prunus.Plan]:
+    """The processor seconds from model to small model, with the graph and the plan."""
+    start = time.process_time()
+    graph = prunus.trace(model, args, kwargs)
+    plan = prunus.plan(graph, ratio=0.5, importance="random")
+    plan.apply(model)
+    return time.process_time() - start, graph, plan
 
 
 def what_stayed(graph: prunus.Graph) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 
-from benchmarks.zoo.judge import TOLERANCE, Outcome
+from benchmarks.zoo.judge import CUT, TOLERANCE, Outcome
 
 HEAD = f"""# Coverage
 
@@ -20,15 +19,11 @@ harness with head counts and output layers named, 60 s at most. The zoo of libra
 """
 
 
-CUT = 0.75
-"""What of the parameters is left at most where a peer is said to have cut a model."""
-
-
-def page(outcomes: Sequence[Outcome], names: str = "") -> str:
-    """The whole page in Markdown; ``names`` is the part on timm's registered names."""
+def page(outcomes: Sequence[Outcome], names: str = "", times: str = "") -> str:
+    """The whole page in Markdown; ``names`` is the part on timm's registered names, ``times`` that beside the peer."""
     ours = [o for o in outcomes if o.contender == "prunus"]
     peers = {(o.zoo, o.name): o for o in outcomes if o.contender != "prunus"}
-    parts = [HEAD, _summary(ours, peers), _times(ours, peers), names, _exceptions(ours), _table(ours, peers)]
+    parts = [HEAD, _summary(ours, peers), times, names, _exceptions(ours), _table(ours, peers)]
     return "\n".join(part for part in parts if part)
 
 
@@ -46,24 +41,6 @@ def _summary(ours: Sequence[Outcome], peers: dict[tuple[str, str], Outcome]) -> 
             f"{sum(o.onnx.startswith('ok') for o in tried)} of {len(tried)} | "
             f"{sum(o.right and o.left <= CUT for o in theirs)} | {len(theirs)} |"
         )
-    return "\n".join([*lines, ""])
-
-
-def _times(ours: Sequence[Outcome], peers: dict[tuple[str, str], Outcome]) -> str:
-    """Seconds on the models that both cut right, by zoo and together."""
-    pairs = [(o, peers[o.zoo, o.name]) for o in ours if o.right and (o.zoo, o.name) in peers]
-    both = [(o, p) for o, p in pairs if p.right and p.left <= CUT and p.seconds]
-    if not both:
-        return ""
-    lines = [
-        "Processor seconds of analysis, plan and cut on the models that both cut right, at least 25 % gone:\n",
-        "| zoo | models | prunus, median | Torch-Pruning, median | prunus, sum | Torch-Pruning, sum |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for zoo in [*dict.fromkeys(o.zoo for o, _ in both), ""]:
-        sides = list(zip(*[(o.seconds, p.seconds) for o, p in both if zoo in ("", o.zoo)], strict=True))
-        medians, sums = ([f"{count(side):.{n}f}" for side in sides] for count, n in ((statistics.median, 3), (sum, 0)))
-        lines.append(f"| {zoo or 'all'} | {len(sides[0])} | {' | '.join([*medians, *sums])} |")
     return "\n".join([*lines, ""])
 
 

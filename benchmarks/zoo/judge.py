@@ -21,6 +21,9 @@ from benchmarks.zoo.values import NotFoundError, Unroutable, difference, find_ke
 TOLERANCE = 1e-9
 TELLING = 1e-6  # a cut that moves the outputs by less says nothing: an error in it would be as small
 
+CUT = 0.75
+"""What of the parameters is left at most where a peer is said to have cut a model."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -63,13 +66,20 @@ class Outcome:
         return json.dumps(asdict(self))
 
 
+def read(path: Path | None) -> dict[tuple[str, str, str], Outcome]:
+    """The outcomes that a results file holds, by zoo, name and contender; the last of each."""
+    lines = path.read_text().splitlines() if path and path.exists() else []
+    found = [Outcome(**json.loads(line)) for line in lines]
+    return {(o.zoo, o.name, o.contender): o for o in found}
+
+
 def check(case: Case, contender: str = "prunus", onnx: bool = False) -> Outcome:
     """Halve everything that is free in one model, and judge the result."""
     who = (case.zoo, case.name, contender)
     example = case.make()
     if case.refused:
         return _refused(case, example, contender)
-    example = _in(example, torch.float64)
+    example = in_precision(example, torch.float64)
     make_distinct(example.model)
     original = copy.deepcopy(example.model)
     try:
@@ -91,12 +101,12 @@ def check(case: Case, contender: str = "prunus", onnx: bool = False) -> Outcome:
     except Exception as problem:  # noqa: BLE001 - a small model that doesn't run
         error, remark = float("inf"), _said(problem)
     if contender != "prunus" and error <= TOLERANCE:
-        seconds = CONTENDERS[contender](_in(case.make(), torch.float32))[1]  # its own work depends on the precision
+        seconds = CONTENDERS[contender](in_precision(case.make(), torch.float32))[1]  # its own work depends on the precision
     exported = _exported(original, small, example) if onnx else ""
     return Outcome(*who, seconds, left, error, exported, remark or why, case.left)
 
 
-def _in(example: Example, dtype: torch.dtype) -> Example:
+def in_precision(example: Example, dtype: torch.dtype) -> Example:
     """A copy of the example in that precision."""
 
     args, kwargs = pytree.tree_map_only(Tensor, lambda t: cast(t, dtype).clone(), (example.args, dict(example.kwargs)))
@@ -146,7 +156,7 @@ def _exported(original: nn.Module, small: nn.Module, example: Example) -> str:
 
 
 def _export(model: nn.Module, example: Example) -> str:
-    single = _in(Example(model, example.args, example.kwargs), torch.float32)
+    single = in_precision(Example(model, example.args, example.kwargs), torch.float32)
     try:
         with tempfile.TemporaryDirectory() as folder:
             prunus.export(single.model, single.args, Path(folder) / "model.onnx", kwargs=single.kwargs)

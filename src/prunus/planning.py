@@ -31,6 +31,7 @@ from prunus.importance import Criterion, Importance, Loss, cross_entropy, name_o
 from prunus.layers import layer_changes, mirrored_changes
 from prunus.limits import Least, Limits, Multiple
 from prunus.plan import Plan
+from prunus.running import uncollected
 from prunus.selection import Scores, check_ratio, choose_counts, choose_indices
 from prunus.surgery import AttributeChange, named_tensors
 from prunus.trace import Graph, trace
@@ -145,9 +146,10 @@ class _Decision:
             counts, told = choose(graph, self.scores)
             if not counts:
                 raise NothingToPrune(_why_nothing(graph, self.asked))
-            result = make_plan(graph, choose_indices(self.scores, counts), {**self.how, **told})
-            if not holds(graph, result, counts):
-                continue
+            with uncollected():
+                result = make_plan(graph, choose_indices(self.scores, counts), {**self.how, **told})
+                if not holds(graph, result, counts):
+                    continue
             if made is None:
                 return _explained(graph, result, counts)
             result, wrong = fit(graph, made, result, counts)
@@ -230,7 +232,7 @@ def holds(graph: Graph, plan: Plan, counts: Mapping[Atom, int]) -> bool:
     small = surgery.apply(graph.skeleton, plan.kept, plan.attributes)
     carry_shadows(graph.skeleton, small, plan.kept)
     for run in graph.runs:
-        found, error = record_shapes(small, run, graph.real)
+        found, error = record_shapes(small, run, graph.real, last=run is graph.runs[-1])
         at = _first_difference(graph, run.records, found, counts)
         if at is not None or error is not None:
             old, new = at or (len(found), len(found))

@@ -6,14 +6,16 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from operator import is_
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 _PLAIN = {bool, int, float, str, type(None)}
+_STORES = {"_parameters", "_buffers"}
 _CONTAINERS = (dict, list, set, deque)
 _USUAL = {dict, OrderedDict, list}
+_NO_TENSORS = {*_PLAIN, *_USUAL, tuple, set}
 _NOT_ITS_OWN = {"torch", "builtins", __name__.partition(".")[0]}
 
 
@@ -26,7 +28,7 @@ def restored(model: nn.Module) -> Iterator[None]:
     config, a counter). Within, lists and dicts hold copies of the tensors that are none of the modules' own.
     """
     stores = [store for m in model.modules() for store in (m._parameters, m._buffers, m.__dict__)]
-    shared = {_storage(t) for store in stores for t in store.values() if isinstance(t, Tensor)}
+    shared = {_storage(t) for store in stores for t in store.values() if _is_tensor(t)}
     with _put_back(stores, _held(model), _Copies(shared)):
         yield
 
@@ -42,7 +44,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     own = _Copies({_storage(parameter) for parameter in model.parameters()})
     with _put_back(stores, _held(model), own):
         for store in stores:
-            store.update({name: own(value) for name, value in store.items() if isinstance(value, Tensor)})
+            store.update({name: own(value) for name, value in store.items() if _is_tensor(value)})
         yield
 
 
@@ -88,6 +90,11 @@ class _Copies:
         return self.copies[id(value)][1]
 
 
+def _is_tensor(value: Any) -> TypeGuard[Tensor]:
+    """``isinstance(value, Tensor)``, which is slow, is asked only where the answer isn't plain."""
+    return type(value) not in _NO_TENSORS and isinstance(value, Tensor)
+
+
 def _storage(tensor: Tensor) -> Any:
     """What tells tensors that share memory; those without strides (sparse ones) share none."""
     return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
@@ -96,18 +103,16 @@ def _storage(tensor: Tensor) -> Any:
 def _held(model: nn.Module) -> list[Any]:
     """The containers in the modules' attributes, and the objects of the model's own package, each once."""
     packages = {type(m).__module__.partition(".")[0] for m in model.modules()} - _NOT_ITS_OWN
-    stack = [v for m in model.modules() for k, v in m.__dict__.items() if k not in ("_parameters", "_buffers")]
-    seen: set[int] = set()
-    found = []
+    fields = [v for m in model.modules() for k, v in m.__dict__.items() if type(v) not in _PLAIN and k not in _STORES]
+    found = [value for value in fields if type(value) in _USUAL and not value]  # nearly all, of hooks
+    seen = {id(value) for value in found}
+    stack = [value for value in fields if id(value) not in seen]
     while stack:
         value = stack.pop()
-        if type(value) in _PLAIN or id(value) in seen:
-            continue
-        empty = type(value) in _USUAL and not value  # nearly all, of hooks: isinstance() is slow
-        if not empty and isinstance(value, Tensor | nn.Module | type):
+        if type(value) in _PLAIN or id(value) in seen or isinstance(value, Tensor | nn.Module | type):
             continue
         seen.add(id(value))
-        inside = () if empty else _inside(value, packages)
+        inside = _inside(value, packages)
         if inside is not None:
             stack += inside
             if not isinstance(value, tuple):

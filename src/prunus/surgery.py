@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 from collections import OrderedDict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,7 +21,12 @@ from prunus.skip import Returns, Skip
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 """Tensor name -> dimension -> the indices kept, ascending. Dimensions that are not cut are absent."""
 
-_NO_TENSORS = {bool, int, float, str, type(None), tuple, list, dict, OrderedDict}  # nearly all: isinstance() is slow
+_PLAIN = {bool, int, float, str, type(None)}
+_DICTS = {dict, OrderedDict}
+_NO_TENSORS = {*_PLAIN, *_DICTS, tuple, list, set}  # nearly all: isinstance() is slow
+_WAYS = (
+    "__deepcopy__ __reduce__ __reduce_ex__ __getstate__ __getnewargs__ __getnewargs_ex__ __new__".split()
+)
 _DEEP = 500  # no tree of modules is: deeper ones go in circles
 
 
@@ -74,19 +81,55 @@ def copy_model(model: nn.Module, replace: Mapping[int, Any]) -> nn.Module:
 
     Hooks, modes, tied weights and parameter names come along; no large tensor is copied on the way.
     """
-    inside = (value for module in model.modules() for value in vars(module).values())
-    empty = (value for value in inside if type(value) in (dict, OrderedDict) and not value)  # mostly of hooks
-    memo: dict[int, Any] = {**{id(value): type(value)() for value in empty}, **replace}  # deepcopy is slow at these
+    memo: dict[int, Any] = dict(replace)
     plan = model.__dict__.get("prunus_plan")
     if plan is not None:  # immutable: share it
         memo[id(plan)] = plan
     try:
-        return copy.deepcopy(model, memo)
+        return _copied(model, memo)  # type: ignore[no-any-return]
     except (TypeError, RuntimeError, NotImplementedError) as error:
         raise InputError(
             f"{type(model).__name__} can't be deep-copied ({error}). prunus never changes the model it is given, so it "
             "must be able to copy it: remove locks, files, streams and non-leaf tensors from the modules' attributes."
         ) from error
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """As ``copy.deepcopy(value, memo)``, which takes several times as long for modules and their dicts."""
+    if id(value) in memo:
+        return memo[id(value)]
+    kind: Any = type(value)
+    if kind is set and not value:
+        result: Any = set()
+    elif kind in _DICTS:
+        memo[id(value)] = result = kind()
+        _fill(result, value, memo)
+    elif isinstance(value, nn.Module) and _is_its_state(kind):
+        memo[id(value)] = result = object.__new__(kind)
+        state: dict[str, Any] = {}
+        _fill(state, value.__getstate__(), memo)
+        result.__setstate__(state)
+    else:
+        return copy.deepcopy(value, memo)
+    memo[id(value)] = result
+    return result
+
+
+def _fill(new: dict[Any, Any], old: Mapping[Any, Any], memo: dict[int, Any]) -> None:
+    for key, value in old.items():
+        new[key if type(key) in _PLAIN else _copied(key, memo)] = value if _is_plain(value) else _copied(value, memo)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether nothing in it can change."""
+    return type(value) in _PLAIN or (type(value) is tuple and all(type(item) in _PLAIN for item in value))
+
+
+@cache
+def _is_its_state(kind: type[nn.Module]) -> bool:
+    """Whether a module of this class is copied by copying its state: the class has no other way of its own."""
+    own = any(getattr(kind, name, None) is not getattr(nn.Module, name, None) for name in _WAYS)
+    return not own and kind not in copyreg.dispatch_table and not copyreg._slotnames(kind)  # type: ignore[attr-defined]
 
 
 def like(tensor: Tensor, data: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from prunus.axes import Atom, Axis, Product
+from prunus.axes import Atom, Axis, Product, Sum
 
 Counts = Mapping[Atom, NDArray[np.int64]]
 """How many indices of each atom stay, one value per candidate, all arrays of one length. Absent: all stay."""
@@ -50,23 +50,25 @@ class Polynomial:
 
 
 def _expanded(axes: Iterable[Axis], is_free: Callable[[Atom], bool]) -> Terms:
-    result: Terms = Counter({(): 1})
-    for axis in axes:
-        factor = _terms(axis, is_free)
+    """The product of the axes as a sum of products of free atoms."""
+    size, free, sums = 1, [], []
+    waiting = list(axes)
+    while waiting:
+        axis = waiting.pop()
+        if isinstance(axis, Product):
+            waiting += axis.parts
+        elif isinstance(axis, Sum):
+            sums.append(axis)
+        elif is_free(axis):
+            free.append(axis)
+        else:
+            size *= axis.size
+    result: Terms = Counter({tuple(sorted(free, key=id)): size})
+    for axis in sums:
         product: Terms = Counter()
         for mine, a in result.items():
-            for theirs, b in factor.items():
-                product[tuple(sorted((*mine, *theirs), key=id))] += a * b
+            for part in axis.parts:
+                for theirs, b in _expanded([part], is_free).items():
+                    product[tuple(sorted((*mine, *theirs), key=id))] += a * b
         result = product
-    return result
-
-
-def _terms(axis: Axis, is_free: Callable[[Atom], bool]) -> Terms:
-    if isinstance(axis, Atom):
-        return Counter({(axis,): 1}) if is_free(axis) else Counter({(): axis.size})
-    if isinstance(axis, Product):
-        return _expanded(axis.parts, is_free)
-    result: Terms = Counter()
-    for part in axis.parts:
-        result.update(_terms(part, is_free))
     return result

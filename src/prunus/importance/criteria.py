@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from prunus.axes import Atom
@@ -95,7 +96,7 @@ def score(
         InputError: an unknown criterion, data missing or unfit, or scores that aren't finite numbers.
     """
     chosen = resolve(importance)
-    with undisturbed(graph.model), no_fast_path():
+    with torch.no_grad() if importance in WITHOUT_DATA else undisturbed(graph.model), no_fast_path():
         context = Context(graph, data, loss)
         found = gather(context, chosen)
         for group in graph.free:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from torch import Tensor
@@ -82,12 +83,8 @@ class Call:
 
     def arg(self, name: str, default: Any = None) -> Any:
         """The argument called ``name`` in the operator's schema, or its default; ``default`` if there is none."""
-        for i, parameter in enumerate(self.func._schema.arguments):
-            if parameter.name == name:
-                if i < len(self.args):
-                    return self.args[i]
-                return self.kwargs.get(name, parameter.default_value)
-        return default
+        place, usual = _parameters(self.func).get(name, (-1, default))
+        return self.args[place] if 0 <= place < len(self.args) else self.kwargs.get(name, usual)
 
     def axes(self, name: str) -> Axes:
         """The axes of the tensor argument called ``name``."""
@@ -161,6 +158,13 @@ class Call:
         return operator_name(self.func)
 
 
+@cache
+def _parameters(func: OpOverload) -> dict[str, tuple[int, Any]]:
+    """Place and default of each argument in the schema, which torch builds anew whenever it is asked."""
+    return {parameter.name: (i, parameter.default_value) for i, parameter in enumerate(func._schema.arguments)}
+
+
+@cache
 def operator_name(func: OpOverload) -> str:
     """The name that an operator has in the table: torch's own without a namespace, ``torchvision::nms`` with it."""
     namespace, name = func._schema.name.split("::")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -76,7 +76,7 @@ class RunMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         self.strides = args[0].stride() if func is torch.ops.aten.as_strided_.default else None
-        given = [t for t in _flat((args, tuple(kwargs.values()))) if isinstance(t, Tensor)]
+        given = _tensors((*args, *kwargs.values()))
         constants = tuple(number for t in given if SEEN not in t.__dict__ for number in _values(t))
         reads = tuple(t.__dict__[NAME] for t in given if isinstance(t, nn.Parameter) and NAME in t.__dict__)
         if self.real:
@@ -85,7 +85,7 @@ class RunMode(TorchDispatchMode):
             args = tuple(self._stand_in(a) for a in args)
             kwargs = {key: self._stand_in(a) for key, a in kwargs.items()}
             result = self._run(func, args, kwargs)
-        outputs = [out for out in _flat(result) if isinstance(out, Tensor)]
+        outputs = _tensors(result)
         for out in outputs:
             set_mark(out, SEEN, True)
         learned = self.learn(func, args, kwargs, outputs)
@@ -117,7 +117,7 @@ class RunMode(TorchDispatchMode):
             )
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        tensors = [t for t in _flat((args, tuple(kwargs.values()))) if isinstance(t, Tensor)]
+        tensors = _tensors((*args, *kwargs.values()))
         shadows = {id(t): shadow_of(t) for t in tensors}
         name = func._schema.name.split("::")[1]
         known = all(s is not None and _storage(s) not in self._stale for s in shadows.values())
@@ -133,7 +133,7 @@ class RunMode(TorchDispatchMode):
             result = infer(func, args, kwargs)
         except NotImplementedError:  # the output's shape depends on values (nonzero, a boolean mask)
             return self._value(func, args, kwargs, shadows, known)
-        outputs = [out for out in _flat(result) if isinstance(out, Tensor)]
+        outputs = _tensors(result)
         if known and sum(out.numel() for out in outputs) <= SHADOW_LIMIT:
             self._shadow(func, args, kwargs, shadows, outputs)
         elif func._schema.is_mutable:
@@ -141,8 +141,8 @@ class RunMode(TorchDispatchMode):
         return result
 
     def _shadow(self, func: Any, args: Any, kwargs: Any, shadows: dict[int, Any], outputs: list[Tensor]) -> None:
-        real = _flat(func(*_real(args, shadows), **_real(kwargs, shadows)))
-        for out, value in zip(outputs, (v for v in real if isinstance(v, Tensor)), strict=True):
+        real = _tensors(func(*_real(args, shadows), **_real(kwargs, shadows)))
+        for out, value in zip(outputs, real, strict=True):
             set_mark(out, SHADOW, value)
 
     def _value(self, func: Any, args: Any, kwargs: Any, shadows: dict[int, Any], known: bool) -> Any:
@@ -194,12 +194,17 @@ def _real(value: Any, shadows: dict[int, Any]) -> Any:
     return torch.device("cpu") if isinstance(value, torch.device) else value
 
 
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _flat(item)
-    else:
-        yield value
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors in arguments or results of an operator, those in lists included."""
+    if isinstance(value, Tensor):
+        return [value]
+    found = []
+    for item in value if isinstance(value, list | tuple) else ():
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif type(item) in (list, tuple):
+            found += _tensors(item)
+    return found
 
 
 class AxisMode(RunMode):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from prunus.axes import Atom, Axes, Product, Space
 from prunus.caches import caches_forgotten
 from prunus.created import creations
 from prunus.errors import InputError, TraceError
-from prunus.running import Inputs, check_eager, each_input, mapped, outputs_in, states_in, tensors_in
+from prunus.running import Inputs, check_eager, each_input, mapped, outputs_in, states_in, tensors_in, uncollected
 from prunus.sharing import overlapping, same_place
 from prunus.sizes import Attribute, Ledger, solve
 from prunus.state import restored
@@ -47,7 +47,8 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) 
     check_eager(model)
     inputs = each_input(args, kwargs)
     try:
-        return _Tracer(model, inputs, real=False).trace()
+        with uncollected():
+            return _Tracer(model, inputs, real=False).trace()
     except (InputError, RowError):
         raise
     except Exception as error:
@@ -178,9 +179,9 @@ class _Tracer:
             self.watch(mode, training)
         self.copy.train(training)
         importlib.import_module("torch._dynamo")  # meta kernels import it; in torch 2.6 that runs operators
-        with creations(self.copy, mode.note_made), traced_attributes(self.copy, self.ledger) as values:
-            self.values = values
-            outputs = run_under(self.copy, *inputs, mode, SizeMode(mode, self.ledger), self.space)
+        made = creations(self.copy, mode.note_made)
+        with traced_attributes(self.copy, self.ledger) as self.values:
+            outputs = run_under(self.copy, *inputs, mode, SizeMode(mode, self.ledger), self.space, made)
         for out in outputs_in(outputs):
             for axis in mode.axes_of(out):
                 self.space.freeze(axis, "a model output")
@@ -252,10 +253,13 @@ def run_under(
     mode: RunMode,
     functions: OpenMode,
     space: Space | None = None,
+    within: AbstractContextManager[Any] | None = None,
+    last: bool = False,
 ) -> Any:
     """Run a copy of ours under the modes, knowing at every call which module it is in; returns its outputs.
 
-    With a ``space``, the axes of the inputs are frozen in it. RNG state is left as it was.
+    With a ``space``, the axes of the inputs are frozen in it; ``within`` is a context to run in. RNG state is left as
+    it was, and so is what ``forward`` changes of the model, unless this run is the ``last`` of it.
     """
     inputs = _own_inputs((args, kwargs), mode.real)
     for tensor in (*named_tensors(model).values(), *tensors_in(inputs)):
@@ -265,7 +269,8 @@ def run_under(
             set_mark(tensor, AXES, tuple(space.fresh(n, "a model input") for n in tensor.shape))
     with ExitStack() as stack:
         stack.enter_context(caches_forgotten(model))
-        stack.enter_context(restored(model))
+        stack.enter_context(nullcontext() if last else restored(model))
+        stack.enter_context(within or nullcontext())
         for path, module in model.named_modules():
             stack.callback(module.register_forward_pre_hook(_entering(mode, path), prepend=True).remove)
             stack.callback(module.register_forward_hook(_leaving(mode), always_call=True).remove)
@@ -296,14 +301,14 @@ def _leaving(mode: RunMode) -> Any:
     return hook
 
 
-def record_shapes(model: nn.Module, run: Run, real: bool) -> tuple[list[Record], Exception | None]:
+def record_shapes(model: nn.Module, run: Run, real: bool, last: bool = False) -> tuple[list[Record], Exception | None]:
     """Run a copy of ours again, led by the choices of the first ``run``; returns its operator calls with their output
-    shapes, and what stopped it, if anything.
+    shapes, and what stopped it, if anything. After the ``last`` run the copy is as ``forward`` left it.
     """
     model.train(run.training)
     mode = ShapeMode(real, Choices(run.choices))
     try:
-        run_under(model, *run.inputs, mode, OpenMode())
+        run_under(model, *run.inputs, mode, OpenMode(), last=last)
     except Exception as error:  # noqa: BLE001 - the caller reports it with the place in the run
         return mode.records, error
     return mode.records, None
