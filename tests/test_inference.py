@@ -51,6 +51,13 @@ def test_matrices_and_means(a: int, b: int, c: int) -> None:
     check(aten._softmax.default, meta(a, b, c), -1, False)
     check(aten.mul.Tensor, meta(a, b, c), 2.0)
     check(aten.add.Tensor, meta(a, 1, c), meta(a, b, c))
+    check(aten.mm.default, meta(a, b), meta(c, b).t())
+    check(aten.maximum.default, meta(a, b), meta(a, b))
+    check(aten.pow.Tensor_Scalar, meta(a, b).t(), 2)
+    check(aten.rsub.Scalar, meta(a, b), 1)
+    check(aten.clamp_min.default, meta(a, b), 1)
+    check(aten.softplus.default, meta(a, b))
+    check(aten.cat.default, [meta(a, b, c), meta(a, 1, c), meta(a, c, c)], -2)
     check(aten.gelu.default, meta(a, c, b).transpose(1, 2))
     check(aten.native_layer_norm.default, meta(a, b, c), [c], meta(c), meta(c), 1e-5)
 
@@ -65,6 +72,9 @@ def test_matrices_and_means(a: int, b: int, c: int) -> None:
         (aten.convolution.default, (meta(2, 3, 8, 8), meta(4, 5, 3, 3), *PLAIN)),
         (aten.convolution.default, (meta(2, 3, 2, 2), meta(4, 3, 3, 3), *PLAIN)),
         (aten.add.Tensor, (meta(2, 3), meta(2, 4))),
+        (aten.mm.default, (meta(2, 3), meta(2, 3))),
+        (aten.cat.default, ([meta(2, 3), meta(3, 4)], 1)),
+        (aten.cat.default, ([meta(2, 3), meta(2, 3)], 2)),
     ],
 )
 def test_what_torch_refuses_is_refused(func: Any, args: Any) -> None:
@@ -78,4 +88,7 @@ def test_dtypes_are_left_to_torch() -> None:
     assert infer(aten.mean.dim, (meta(2, 3), [0]), {"dtype": torch.float64}).dtype == torch.float64
     assert infer(aten.mul.Tensor, (meta(2, 3), meta(2, 3, dtype=torch.float64)), {}).dtype == torch.float64
     assert infer(aten.mul.Tensor, (meta(2, 3, dtype=torch.int64), 2.5), {}).dtype == torch.float32
+    assert infer(aten.exp.default, (meta(2, 3, dtype=torch.int64),), {}).dtype == torch.float32
+    assert infer(aten.cat.default, ([meta(2), meta(2, dtype=torch.float64)],), {}).dtype == torch.float64
+    assert infer(aten.cat.default, ([meta(0), meta(2, 3)], 1), {}).shape == (2, 3)
     assert infer(aten._softmax.default, (meta(2, 3, dtype=torch.float16), 1, True), {}).dtype == torch.float32

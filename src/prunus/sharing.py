@@ -22,7 +22,7 @@ def overlapping(tensors: Mapping[str, Tensor]) -> dict[str, str]:
         if tensor.layout is torch.strided and tensor.numel():
             pieces[tensor.untyped_storage()._cdata].setdefault(id(tensor), name)
     found: dict[str, str] = {}
-    for piece in pieces.values():
+    for piece in (piece for piece in pieces.values() if len(piece) > 1):
         wholes: list[str] = []
         for name in sorted(
             piece.values(), key=lambda n: (-_length(tensors[n]), not isinstance(tensors[n], nn.Parameter))

@@ -415,15 +415,12 @@ def _difference(built: nn.Module, model: nn.Module) -> tuple[str, str] | None:
         return "", f"a model built from the config has {next(iter(found))!r} too"
     theirs = dict(built.named_modules())
     for path, module in model.named_modules():
-        for name, value in module.__dict__.items():
-            other = theirs[path].__dict__.get(name, value) if path in theirs else value
-            if (
-                name != "training"
-                and not name.startswith("_")
-                and _plain(value)
-                and _plain(other)
-                and _listed(other) != _listed(value)
-            ):
+        others = vars(theirs[path]) if path in theirs else {}
+        for name, value in vars(module).items():
+            other = others.get(name, value)
+            if value is other or name == "training" or name.startswith("_") or not (_plain(value) and _plain(other)):
+                continue
+            if _listed(other) != _listed(value):
                 place = f"{path}.{name}" if path else name
                 return path, f"{place} = {value!r}, where a model built from the config has {other!r}"
     return None

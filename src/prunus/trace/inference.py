@@ -135,11 +135,32 @@ def _grouped_mm(args: Any, kwargs: Any) -> Tensor | None:
     return _empty([a.shape[0], b.shape[2]], a)
 
 
+def _mm(args: Any, kwargs: Any) -> Tensor | None:
+    a, b = args
+    fits = a.dim() == b.dim() == 2 and a.shape[1] == b.shape[0] and a.dtype == b.dtype and a.is_floating_point()
+    return _empty([a.shape[0], b.shape[1]], a) if fits and not kwargs else None
+
+
+def _cat(args: Any, kwargs: Any) -> Tensor | None:
+    """Of contiguous tensors with as many dimensions; an empty one is a case of its own."""
+    tensors, dim = (*args, 0)[:2]
+    first: Tensor = tensors[0]
+    if kwargs or not _plain(*tensors) or not -first.dim() <= dim < first.dim():
+        return None
+    dim %= first.dim()
+    others = {(*t.shape[:dim], -1, *t.shape[dim + 1 :]) for t in tensors}
+    if len(others) > 1 or not all(t.numel() for t in tensors):
+        return None
+    return _empty([*first.shape[:dim], sum(t.shape[dim] for t in tensors), *first.shape[dim + 1 :]], first)
+
+
 _ACTIVATIONS = "relu silu sigmoid hardswish hardtanh hardsigmoid leaky_relu elu mish".split()
+_FUNCTIONS = "gelu softplus exp log sqrt rsqrt reciprocal neg sin cos tanh erf clamp_min".split()
 
 _SHORTCUTS: dict[Any, Callable[[Any, Any], Any]] = {
     **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor), _binary),
-    **{getattr(aten, name).default: _unary for name in (*_ACTIVATIONS, "gelu")},
+    **{getattr(aten, name).default: _unary for name in (*_ACTIVATIONS, *_FUNCTIONS)},
+    **dict.fromkeys((aten.pow.Tensor_Scalar, aten.rsub.Scalar, aten.maximum.default), _binary),
     **{getattr(aten, f"{name}_").default: _in_place for name in _ACTIVATIONS},
     **dict.fromkeys((aten.add_.Tensor, aten.mul_.Tensor), _in_place),
     **dict.fromkeys((aten.add.Scalar, aten.sub.Scalar, aten.mul.Scalar, aten.div.Scalar), _binary),
@@ -147,6 +168,8 @@ _SHORTCUTS: dict[Any, Callable[[Any, Any], Any]] = {
     aten.native_batch_norm.default: _batch_norm,
     **dict.fromkeys((aten._softmax.default, aten._safe_softmax.default), _softmax),
     aten.mean.dim: _mean,
+    aten.mm.default: _mm,
+    aten.cat.default: _cat,
     aten.addmm.default: _addmm,
     aten.convolution.default: _convolution,
     **({} if GROUPED_MM is None else {GROUPED_MM: _grouped_mm}),
