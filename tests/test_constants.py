@@ -260,7 +260,7 @@ def test_attributes_are_set_in_few_attempts(monkeypatch: pytest.MonkeyPatch) -> 
 
     runs = []
     record = planning.record_shapes
-    monkeypatch.setattr(planning, "record_shapes", lambda *a: runs.append(1) or record(*a))
+    monkeypatch.setattr(planning, "record_shapes", lambda *a, **k: runs.append(1) or record(*a, **k))
     planned("Nested")
     assert len(runs) == 1
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunus.running import tensors_in
 
@@ -29,26 +27,3 @@ class Creations:
         new = [tensor for tensor in tensors_in(output) if id(tensor) not in old]
         self._made[-1] += inner + [weakref.ref(tensor) for tensor in new]
         return new
-
-
-@contextmanager
-def creations(model: nn.Module, tell: Callable[[Tensor], None]) -> Iterator[None]:
-    """Within, ``tell`` is called with every tensor that a call of ``model`` or of a module in it makes."""
-    known = Creations()
-
-    def before(module: nn.Module, args: Any) -> None:
-        known.enter()
-
-    def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        for tensor in known.leave((args, kwargs), output):
-            tell(tensor)
-
-    handles = []
-    for module in model.modules():
-        handles.append(module.register_forward_pre_hook(before))
-        handles.append(module.register_forward_hook(after, with_kwargs=True, always_call=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

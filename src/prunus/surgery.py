@@ -59,18 +59,23 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     stack = [("", model)]
     while stack:
         prefix, module = stack.pop()
-        if prefix.count(".") > _DEEP:
-            circle = ".".join(prefix.split(".")[:4])
-            raise InputError(
-                f"{type(model).__name__} holds itself, by {circle}...: a module that needs its parent must keep it "
-                "where torch does not register it, as in a list."
-            )
-        for store in (module._parameters, module._buffers, module.__dict__):
-            for name, value in store.items():
-                if type(value) not in _NO_TENSORS and isinstance(value, Tensor):
-                    found[prefix + name] = value
-        inside = [(f"{prefix}{name}.", child) for name, child in module._modules.items() if child is not None]
-        stack += reversed(inside)
+        fields = module.__dict__
+        for store in (fields["_parameters"], fields["_buffers"]):
+            for name, tensor in store.items():
+                if tensor is not None:
+                    found[prefix + name] = tensor
+        for name, value in fields.items():
+            if type(value) not in _NO_TENSORS and isinstance(value, Tensor):
+                found[prefix + name] = value
+        if fields["_modules"]:
+            if prefix.count(".") > _DEEP:
+                circle = ".".join(prefix.split(".")[:4])
+                raise InputError(
+                    f"{type(model).__name__} holds itself, by {circle}...: a module that needs its parent must keep it "
+                    "where torch does not register it, as in a list."
+                )
+            inside = [(f"{prefix}{name}.", child) for name, child in module._modules.items() if child is not None]
+            stack += reversed(inside)
     return found
 
 

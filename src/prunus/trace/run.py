@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prunus.axes import Atom, Axes, Product, Space
 from prunus.caches import caches_forgotten
-from prunus.created import creations
+from prunus.created import Creations
 from prunus.errors import InputError, TraceError
 from prunus.running import Inputs, check_eager, each_input, mapped, outputs_in, states_in, tensors_in, uncollected
 from prunus.sharing import overlapping, same_place
@@ -179,9 +179,8 @@ class _Tracer:
             self.watch(mode, training)
         self.copy.train(training)
         importlib.import_module("torch._dynamo")  # meta kernels import it; in torch 2.6 that runs operators
-        made = creations(self.copy, mode.note_made)
         with traced_attributes(self.copy, self.ledger) as self.values:
-            outputs = run_under(self.copy, *inputs, mode, SizeMode(mode, self.ledger), self.space, made)
+            outputs = run_under(self.copy, *inputs, mode, SizeMode(mode, self.ledger), self.space, mode.note_made)
         for out in outputs_in(outputs):
             for axis in mode.axes_of(out):
                 self.space.freeze(axis, "a model output")
@@ -253,13 +252,13 @@ def run_under(
     mode: RunMode,
     functions: OpenMode,
     space: Space | None = None,
-    within: AbstractContextManager[Any] | None = None,
+    made: Callable[[Tensor], None] | None = None,
     last: bool = False,
 ) -> Any:
     """Run a copy of ours under the modes, knowing at every call which module it is in; returns its outputs.
 
-    With a ``space``, the axes of the inputs are frozen in it; ``within`` is a context to run in. RNG state is left as
-    it was, and so is what ``forward`` changes of the model, unless this run is the ``last`` of it.
+    With a ``space``, the axes of the inputs are frozen in it; ``made`` is called with every tensor that a module makes.
+    RNG state is left as it was, and so is what ``forward`` changes of the model, unless this run is the ``last`` of it.
     """
     inputs = _own_inputs((args, kwargs), mode.real)
     for tensor in (*named_tensors(model).values(), *tensors_in(inputs)):
@@ -270,10 +269,7 @@ def run_under(
     with ExitStack() as stack:
         stack.enter_context(caches_forgotten(model))
         stack.enter_context(nullcontext() if last else restored(model))
-        stack.enter_context(within or nullcontext())
-        for path, module in model.named_modules():
-            stack.callback(module.register_forward_pre_hook(_entering(mode, path), prepend=True).remove)
-            stack.callback(module.register_forward_hook(_leaving(mode), always_call=True).remove)
+        stack.enter_context(_followed(model, mode, made))
         stack.enter_context(torch.random.fork_rng(devices=[]))  # a copy of ours runs on no GPU
         stack.enter_context(torch.no_grad())
         stack.enter_context(mode)
@@ -287,18 +283,34 @@ def _own_inputs(inputs: Any, real: bool) -> Any:
     return meta_inputs(inputs)
 
 
-def _entering(mode: RunMode, path: str) -> Any:
-    def hook(module: nn.Module, args: Any) -> None:
-        mode.modules.append(path)
+@contextmanager
+def _followed(model: nn.Module, mode: RunMode, made: Callable[[Tensor], None] | None) -> Iterator[None]:
+    """Within, ``mode.modules`` ends with the module that is running, and ``made`` hears of the tensors each makes."""
+    known = Creations()
 
-    return hook
+    def entering(path: str) -> Any:
+        def hook(module: nn.Module, args: Any) -> None:
+            mode.modules.append(path)
+            if made is not None:
+                known.enter()
 
+        return hook
 
-def _leaving(mode: RunMode) -> Any:
-    def hook(module: nn.Module, args: Any, output: Any) -> None:
+    def leaving(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if made is not None:
+            for tensor in known.leave((args, kwargs), output):
+                made(tensor)
         mode.modules.pop()
 
-    return hook
+    handles = []
+    for path, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(entering(path), prepend=True))
+        handles.append(module.register_forward_hook(leaving, with_kwargs=True, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def record_shapes(model: nn.Module, run: Run, real: bool, last: bool = False) -> tuple[list[Record], Exception | None]:
