@@ -50,13 +50,14 @@ def compensate(
 ) -> Compensation:
     """Change the weights of ``small``, in place, so that it computes again what ``model`` computed. No training.
 
-    Every linear map and convolution with weights of its own is solved in closed form, in the order in which they run:
-    its outputs are to be those of the original at the kept channels, its inputs are what the small model, mended so
-    far, gives it (Y. He, X. Zhang, J. Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", 2017, with
-    all that remains solved at once, the bias too). Layers that write to a residual stream, be it through a batch norm,
-    make up for what it has lost before them, too (section 3.3 there). Of padded inputs only the rows count that the
-    model's outputs depend on. Eval mode; modes and random state are left as they were. What the original gives is held
-    for as many layers as fit in 2 GiB, or for those that are solved together, a batch at a time.
+    Every linear map and convolution with weights of its own, those within recurrent layers too, is solved in closed
+    form, in the order in which they run: its outputs are to be those of the original at the kept channels, its inputs
+    are what the small model, mended so far, gives it (Y. He, X. Zhang, J. Sun, "Channel Pruning for Accelerating Very
+    Deep Neural Networks", 2017, with all that remains solved at once, the bias too). Layers that write to a residual
+    stream, be it through a batch norm, make up for what it has lost before them, too (section 3.3 there). Of padded
+    inputs only the rows count that the model's outputs depend on. Eval mode; modes and random state are left as they
+    were. What the original gives is held for as many layers as fit in 2 GiB, or for those that are solved together, a
+    batch at a time.
 
     Args:
         model: the original.
@@ -148,15 +149,13 @@ def _portions(
 
 
 def _unknown(small: nn.Module, plan: Plan, known: Collection[str]) -> dict[str, str]:
-    """The matrices that were cut and that no fit knows, such as those of recurrent layers and embeddings."""
+    """The matrices that were cut and that no fit knows, such as those of embeddings."""
     cut = [name for name, tensor in small.named_parameters() if tensor.dim() > 1 and name in plan.kept]
     return {name: _why_unknown(small, name) for name in cut if name not in known}
 
 
 def _why_unknown(small: nn.Module, name: str) -> str:
     owner = small.get_submodule(name.rpartition(".")[0])
-    if isinstance(owner, nn.RNNBase | nn.RNNCellBase):
-        return "its outputs go through the gates of a recurrent layer, and nothing linear is seen of them"
     if isinstance(owner, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         return "it is a transposed convolution in groups"
     return "it is no weight of a linear map or convolution"

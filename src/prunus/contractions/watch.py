@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.contractions.calls import CALLS, Contraction
+from prunus.contractions.recurrent import unrolled
 from prunus.trace.functions import OpenMode
 
 See = Callable[[str, Contraction, Tensor], Any]
@@ -19,7 +20,8 @@ _SUMS = {"add", "__add__", "__radd__", "add_", "__iadd__"}
 
 
 class Watch(OpenMode):
-    """Calls ``see(name, contraction, output)`` for every linear map whose weight is a parameter of the model.
+    """Calls ``see(name, contraction, output)`` for every linear map whose weight is a parameter of the model, those
+    within recurrent layers too, which run step by step.
 
     Where the output is then added to a tensor of its shape, as to a residual stream, ``added(name, tensor)`` is called
     with that tensor, before the addition; where a batch norm with fixed statistics lies between, with the tensor in the
@@ -35,6 +37,10 @@ class Watch(OpenMode):
         kind = getattr(func, "__name__", "")
         if self.added is not None and kind in _SUMS and not kwargs and len(args) == 2:
             self._sum(args[0], args[1], self.added)
+        steps = unrolled(kind)
+        if steps is not None:
+            with self:
+                return steps(*args, **kwargs)
         output = func(*args, **kwargs)
         if self.added is not None and kind == "batch_norm" and not kwargs:
             self._normalized(args, output)
