@@ -144,16 +144,22 @@ def like(tensor: Tensor, data: Tensor) -> Tensor:
     return data
 
 
-def slice_tensor(tensor: Tensor, kept: Mapping[int, tuple[int, ...]]) -> Tensor:
-    """A contiguous copy of ``tensor`` with only the kept indices along each given dimension."""
-    data = tensor.detach()
+def slice_tensor(
+    tensor: Tensor, kept: Mapping[int, tuple[int, ...]], known: dict[tuple[int, torch.device], Tensor] | None = None
+) -> Tensor:
+    """A contiguous copy of ``tensor`` with only the kept indices along each given dimension.
+
+    ``known`` remembers the indices as tensors, where many tensors are cut by the same ones.
+    """
+    data, known = tensor.detach(), {} if known is None else known
     if data.is_meta:
         shape = [len(kept[d]) if d in kept else size for d, size in enumerate(data.shape)]
-        return torch.empty(
-            shape, dtype=data.dtype, device=data.device
-        )  # new_empty() takes a Python way, ten times as long
+        return torch.empty(shape, dtype=data.dtype, device=data.device)  # new_empty() takes ten times as long
     for dim, indices in kept.items():
-        data = data.index_select(dim, torch.tensor(indices, dtype=torch.long, device=data.device))
+        key = id(indices), data.device
+        if key not in known:
+            known[key] = torch.tensor(indices, dtype=torch.long, device=data.device)
+        data = data.index_select(dim, known[key])
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous():
         return data.clone(memory_format=torch.channels_last)
     return data if kept else data.clone()
@@ -181,7 +187,8 @@ def apply(
         if id(tensor) in small and small[id(tensor)][1] != cut:
             raise PlanError(f"{name!r} is tied to another tensor, but the plan cuts the two differently.")
         small[id(tensor)] = (tensor, cut)
-    replace = {key: like(tensor, slice_tensor(tensor, cut)) for key, (tensor, cut) in small.items()}
+    known: dict[tuple[int, torch.device], Tensor] = {}
+    replace = {key: like(tensor, slice_tensor(tensor, cut, known)) for key, (tensor, cut) in small.items()}
     for name, whole in overlapping(tensors).items():
         data = placed(name, whole, tensors, kept, replace[id(tensors[whole])].detach())
         replace[id(tensors[name])] = like(tensors[name], data)

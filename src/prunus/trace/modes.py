@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,8 @@ class Record:
 
 class RunMode(TorchDispatchMode):
     """Runs operators on stand-ins, keeps shadows up to date, and hands every call to :meth:`learn`."""
+
+    follows: ClassVar[bool] = True  # whether it wants to know the module of each call
 
     def __init__(self, real: bool, choices: Choices | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -303,6 +305,8 @@ class AxisMode(RunMode):
 
 class ShapeMode(RunMode):
     """Records the shape of every tensor: what the small model really does, to compare with the prediction."""
+
+    follows = False
 
     def learn(self, func: OpOverload, args: Any, kwargs: dict[str, Any], outputs: list[Tensor]) -> tuple[Any, ...]:
         return tuple(tuple(out.shape) for out in outputs)

@@ -255,7 +255,7 @@ def run_under(
     made: Callable[[Tensor], None] | None = None,
     last: bool = False,
 ) -> Any:
-    """Run a copy of ours under the modes, knowing at every call which module it is in; returns its outputs.
+    """Run a copy of ours under the modes, which may know at every call the module that it is in; returns its outputs.
 
     With a ``space``, the axes of the inputs are frozen in it; ``made`` is called with every tensor that a module makes.
     RNG state is left as it was, and so is what ``forward`` changes of the model, unless this run is the ``last`` of it.
@@ -269,7 +269,8 @@ def run_under(
     with ExitStack() as stack:
         stack.enter_context(caches_forgotten(model))
         stack.enter_context(nullcontext() if last else restored(model))
-        stack.enter_context(_followed(model, mode, made))
+        if mode.follows:
+            stack.enter_context(_followed(model, mode, made))
         stack.enter_context(torch.random.fork_rng(devices=[]))  # a copy of ours runs on no GPU
         stack.enter_context(torch.no_grad())
         stack.enter_context(mode)
