@@ -154,8 +154,22 @@ def _cat(args: Any, kwargs: Any) -> Tensor | None:
     return _empty([*first.shape[:dim], sum(t.shape[dim] for t in tensors), *first.shape[dim + 1 :]], first)
 
 
+def _upsampled(args: Any, kwargs: Any) -> Tensor | None:
+    """``upsample(x, output_size, ...)``."""
+    x, size = args[0], args[1]
+    fits = not kwargs and _plain(x) and len(size) == x.dim() - 2 and min(size) > 0 and x.numel()
+    return _empty([*x.shape[:2], *size], x) if fits else None
+
+
+def _embedding(args: Any, kwargs: Any) -> Tensor | None:
+    weight, indices = args[0], args[1]
+    whole = indices.dtype in (torch.int64, torch.int32)
+    return _empty([*indices.shape, weight.shape[1]], weight) if weight.dim() == 2 and whole else None
+
+
 _ACTIVATIONS = "relu silu sigmoid hardswish hardtanh hardsigmoid leaky_relu elu mish".split()
 _FUNCTIONS = "gelu softplus exp log sqrt rsqrt reciprocal neg sin cos tanh erf clamp_min".split()
+_UPSAMPLING = "nearest1d nearest2d nearest3d linear1d bilinear2d bicubic2d trilinear3d".split()
 
 _SHORTCUTS: dict[Any, Callable[[Any, Any], Any]] = {
     **dict.fromkeys((aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor), _binary),
@@ -168,6 +182,8 @@ _SHORTCUTS: dict[Any, Callable[[Any, Any], Any]] = {
     aten.native_batch_norm.default: _batch_norm,
     **dict.fromkeys((aten._softmax.default, aten._safe_softmax.default), _softmax),
     aten.mean.dim: _mean,
+    **{getattr(aten, f"upsample_{name}").default: _upsampled for name in _UPSAMPLING},
+    aten.embedding.default: _embedding,
     aten.mm.default: _mm,
     aten.cat.default: _cat,
     aten.addmm.default: _addmm,
