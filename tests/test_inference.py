@@ -59,6 +59,7 @@ def test_matrices_and_means(a: int, b: int, c: int) -> None:
     check(aten.softplus.default, meta(a, b))
     check(aten.cat.default, [meta(a, b, c), meta(a, 1, c), meta(a, c, c)], -2)
     check(aten.upsample_bilinear2d.default, meta(a, b, c, a), [b, 7], False, None, None)
+    check(aten.upsample_bilinear2d.default, meta(a, b, c, a).permute(0, 3, 1, 2), [b, 7], False, None, None)
     check(aten.upsample_nearest1d.default, meta(a, b, c), [2 * c], None)
     check(aten.embedding.default, meta(a, b), meta(c, 1, dtype=torch.int64))
     check(aten.gelu.default, meta(a, c, b).transpose(1, 2))

@@ -155,10 +155,15 @@ def _cat(args: Any, kwargs: Any) -> Tensor | None:
 
 
 def _upsampled(args: Any, kwargs: Any) -> Tensor | None:
-    """``upsample(x, output_size, ...)``."""
+    """``upsample(x, output_size, ...)``; channels that lie last in memory do so in the output."""
     x, size = args[0], args[1]
-    fits = not kwargs and _plain(x) and len(size) == x.dim() - 2 and min(size) > 0 and x.numel()
-    return _empty([*x.shape[:2], *size], x) if fits else None
+    if kwargs or not x.is_floating_point() or len(size) != x.dim() - 2 or min(size) < 1 or not x.numel():
+        return None
+    shape = [*x.shape[:2], *size]
+    if x.is_contiguous():
+        return _empty(shape, x)
+    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return _empty(shape, x).contiguous(memory_format=torch.channels_last) if last else None
 
 
 def _embedding(args: Any, kwargs: Any) -> Tensor | None:
