@@ -56,10 +56,11 @@ class Space:
             if result is not bound:
                 self._bound[axis] = result  # path compression
             return result
-        parts = [self.resolve(part) for part in axis.parts]
-        if all(new is old for new, old in zip(parts, axis.parts, strict=True)):
-            return axis
-        return product(parts) if isinstance(axis, Product) else total(parts)
+        for part in axis.parts:
+            if part in self._bound if isinstance(part, Atom) else self.resolve(part) is not part:
+                parts = [self.resolve(part) for part in axis.parts]
+                return product(parts) if isinstance(axis, Product) else total(parts)
+        return axis
 
     def reason(self, atom: Atom) -> str | None:
         """Why ``atom`` can't be cut, or None if it can."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from prunus.axes import Atom, Axes, atoms
+from prunus.axes import Atom, Axes, Axis, atoms
 from prunus.budget.costs import Costs, parameters_of
 from prunus.trace import Graph
 
@@ -57,6 +57,10 @@ def _frozen(graph: Graph) -> dict[str, Any]:
 
 def _read(graph: Graph, parts: Iterable[Axes]) -> Iterable[tuple[int, set[str], bool]]:
     """Each with its size, why parts of it are frozen, and whether any of it can be cut."""
+    known: dict[Axis, set[str | None]] = {}
     for axes in parts:
-        found = {graph.space.reason(atom) for axis in axes for atom in atoms(graph.space.resolve(axis))}
+        for axis in axes:
+            if axis not in known:
+                known[axis] = {graph.space.reason(atom) for atom in atoms(graph.space.resolve(axis))}
+        found = set().union(*(known[axis] for axis in axes))
         yield prod(axis.size for axis in axes), {reason for reason in found if reason is not None}, None in found
