@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from prunus import surgery
+from torch import nn
+
 from prunus.axes import Atom, atoms
 from prunus.foreign import FITS, NONE_FITS
 from prunus.plan import Plan
 from prunus.settings import PER_LAYER
 from prunus.sizes import Attribute, Equation, define, evaluate
 from prunus.sizes.expression import leaves, resolved
-from prunus.surgery import AttributeChange
+from prunus.surgery import AttributeChange, set_attributes
 from prunus.trace import Graph
 from prunus.trace.construction import CONFIG, Construction, misfit, with_products
 
 
 def fit(
-    graph: Graph, made: Construction, plan: Plan, counts: Mapping[Atom, int]
+    graph: Graph, made: Construction, plan: Plan, counts: Mapping[Atom, int], small: nn.Module
 ) -> tuple[Plan, tuple[str, str] | None]:
     """``plan`` with the fields of the config that fit the small model, if there are such; and what doesn't fit.
+
+    ``small`` is the skeleton that the plan makes; its config is set in place.
 
     ``plan.how["config"]`` says which of the two it is. What fits is checked by building the small model's class.
     """
@@ -29,7 +32,8 @@ def fit(
     if wrong is None:
         try:
             changes = tuple(_changes(graph, made, plan, counts))
-            wrong = misfit(surgery.apply(graph.skeleton, plan.kept, (*plan.attributes, *changes)))
+            set_attributes(small, changes)
+            wrong = misfit(small)
         except ZeroDivisionError:
             wrong = "", "a size that the constructor divides by would be zero"
     if wrong is None:

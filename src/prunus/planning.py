@@ -148,11 +148,12 @@ class _Decision:
                 raise NothingToPrune(_why_nothing(graph, self.asked))
             with uncollected():
                 result = make_plan(graph, choose_indices(self.scores, counts), {**self.how, **told})
-                if not holds(graph, result, counts):
-                    continue
+                small = holding(graph, result, counts, reused=made is not None)
+            if small is None:
+                continue
             if made is None:
                 return _explained(graph, result, counts)
-            result, wrong = fit(graph, made, result, counts)
+            result, wrong = fit(graph, made, result, counts, small)
             if wrong is None or not self.uniform:
                 return _explained(graph, result, counts)
             freeze_misfit(graph, wrong, counts)
@@ -227,19 +228,22 @@ def _attributes(graph: Graph, plan: Plan, keep: Mapping[Atom, Keep]) -> list[Att
     return changes + list(layer_changes(graph.model, plan.shape_after, known))
 
 
-def holds(graph: Graph, plan: Plan, counts: Mapping[Atom, int]) -> bool:
-    """Run the small skeleton and compare every operator with the prediction; freeze what doesn't follow."""
+def holding(graph: Graph, plan: Plan, counts: Mapping[Atom, int], reused: bool = False) -> nn.Module | None:
+    """The small skeleton, if in a run every operator is as predicted; else None, and what doesn't follow is frozen.
+
+    Only if it is to be ``reused`` is it as it was before the run.
+    """
     small = surgery.apply(graph.skeleton, plan.kept, plan.attributes)
     carry_shadows(graph.skeleton, small, plan.kept)
     for run in graph.runs:
-        found, error = record_shapes(small, run, graph.real, last=run is graph.runs[-1])
+        found, error = record_shapes(small, run, graph.real, last=run is graph.runs[-1] and not reused)
         at = _first_difference(graph, run.records, found, counts)
         if at is not None or error is not None:
             old, new = at or (len(found), len(found))
             strayed = old < len(run.records) and new < len(found) and found[new].name != run.records[old].name
             _freeze_at(graph, run.records, old, counts, error, strayed)
-            return False
-    return True
+            return None
+    return small
 
 
 def _first_difference(

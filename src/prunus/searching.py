@@ -24,7 +24,7 @@ from prunus.errors import InputError, NothingToPrune, suggest
 from prunus.importance import name_of, resolve, score
 from prunus.limits import Least, Limits, Multiple
 from prunus.plan import Plan
-from prunus.planning import holds, make_plan
+from prunus.planning import holding, make_plan
 from prunus.selection import Scores, choose_indices, open_groups
 from prunus.sensitivity.journal import Journal, identity_of
 from prunus.trace import Graph, trace
@@ -127,7 +127,7 @@ class _Space:
             if not counts:
                 raise NothingToPrune(f"the budget {self.budget!r} removes nothing: ask for less.")
             plan = make_plan(self.graph, choose_indices(self.scores, counts), {"budget": self.budget, **told})
-            if holds(self.graph, plan, counts):
+            if holding(self.graph, plan, counts) is not None:
                 return plan
 
     def small(self, emphasis: Emphasis) -> nn.Module:

@@ -193,9 +193,14 @@ def apply(
         data = placed(name, whole, tensors, kept, replace[id(tensors[whole])].detach())
         replace[id(tensors[name])] = like(tensors[name], data)
     result = copy_model(model, {**replace, **skips})
-    for change in sorted(attributes, key=lambda each: PER_LAYER in each.path):  # what is said of all layers first
-        set_attribute(result, change)
+    set_attributes(result, attributes)
     return result
+
+
+def set_attributes(model: nn.Module, changes: Iterable[AttributeChange]) -> None:
+    """Set integers in place, checking that they hold the old values."""
+    for change in sorted(changes, key=lambda each: PER_LAYER in each.path):  # what is said of all layers first
+        set_attribute(model, change)
 
 
 def lies_in(name: str, blocks: Container[str]) -> bool:

@@ -21,7 +21,7 @@ from prunus.extraction.twins import merged
 from prunus.extraction.widths import spread_out
 from prunus.heads import attentions, free
 from prunus.plan import Plan
-from prunus.planning import holds, make_plan
+from prunus.planning import holding, make_plan
 from prunus.prove import DoubleMode
 from prunus.running import Inputs, check_eager, each_input, mapped
 from prunus.surgery import copy_model, like, named_tensors
@@ -192,7 +192,7 @@ def _decide(found: Interpretation, ordered: int, drop: bool) -> tuple[Plan, Chan
         keep = live.solve()
         plan = make_plan(found.graph, keep, told)
         with DoubleMode():
-            fits = holds(found.graph, plan, {atom: int(mask.sum()) for atom, mask in keep.items()})
+            fits = holding(found.graph, plan, {atom: int(mask.sum()) for atom, mask in keep.items()}) is not None
         if fits:
             change = changes(found, live, how)
             return _with_biases(plan, change), change, sum(int((~mask).sum()) for mask in keep.values())

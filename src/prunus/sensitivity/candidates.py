@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.axes import Atom, Keep, atoms, keep_vector
-from prunus.planning import holds, make_plan
+from prunus.planning import holding, make_plan
 from prunus.running import each_input, outputs_in, undisturbed
 from prunus.selection import Scores, choose_indices
 from prunus.surgery import copy_model, named_tensors
@@ -31,7 +31,7 @@ class Candidates:
         while self.graph.space.reason(group.atom) is None:
             keep = self._keep(group, kept)
             plan = make_plan(self.graph, keep, {"ratio": {group.name: 1 - kept / group.size}})
-            if holds(self.graph, plan, {atom: int(mask.sum()) for atom, mask in keep.items()}):
+            if holding(self.graph, plan, {atom: int(mask.sum()) for atom, mask in keep.items()}) is not None:
                 return plan.apply(self.graph.model)
         return None
 

@@ -14,7 +14,7 @@ from prunus.errors import InputError, NothingToPrune, PlanError
 from prunus.importance import score
 from prunus.matching import kept_atoms
 from prunus.plan import Plan
-from prunus.planning import holds, make_plan
+from prunus.planning import holding, make_plan
 from prunus.selection import choose_indices
 from prunus.trace import Graph, Group
 
@@ -152,7 +152,7 @@ class AxisGroups:
             if not counts:
                 raise NothingToPrune(f"{how}: no index of any group is zero yet. Train longer, or regularize more.")
             made = make_plan(graph, choose_indices(scores, counts), {"sparse training": how})
-            if holds(graph, made, counts):
+            if holding(graph, made, counts) is not None:
                 return made
         raise PlanError(f"no plan was found in {_ATTEMPTS} attempts: {type(self.model).__name__} keeps resisting.")
 
