@@ -14,7 +14,7 @@ import prunus
 from benchmarks.zoo.case import randomize
 from prunus.compensation import mending
 from prunus.compensation.waves import Wave
-from prunus.contractions import Contraction, Fit, Moments, Watch
+from prunus.contractions import Contraction, Fit, Moments, Watch, calls
 from prunus.contractions.relevance import relevant_rows
 from prunus.importance import score
 
@@ -463,3 +463,34 @@ def test_batches_may_come_in_another_order_each_time(held: int, monkeypatch: pyt
         prunus.compensate(model, ordered, plan, data, data[0], ridge=1e-9)
     assert after < 0.2 * before
     torch.testing.assert_close(small(data[0]), ordered(data[0]), rtol=1e-6, atol=1e-6)
+
+
+class Massive(nn.Module):
+    """A stream of tokens, normalized before it is read; one feature makes a first token hundreds of times as large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down, self.norm, self.head = nn.Linear(8, 24), nn.Linear(24, 8), nn.LayerNorm(8), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(x + self.down(self.up(x).relu())))
+
+
+def test_a_few_massive_tokens_are_not_all_that_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = Massive().double().eval()
+    data = [draw(8, 32, 8, seed=i) for i in range(9)]
+    for x in data:
+        x[:, 0] *= 300
+    *known, unseen = data
+    plan = prunus.plan(model, known[0][:1], ratio={"up": 0.5})
+
+    def error() -> float:
+        small = plan.apply(model)
+        prunus.compensate(model, small, plan, known, known[0][:1])
+        with torch.no_grad():
+            return float((small(unseen) - model(unseen)).square().mean())
+
+    evened = error()
+    monkeypatch.setattr(calls, "LARGE", float("inf"))
+    assert evened < 0.7 * error()

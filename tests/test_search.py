@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from prunus.limits import Limits
 from prunus.searching import _Space
 
 X = torch.zeros(1, 1, 28, 28)
+WIDE = {"parameters": "40%"}  # most of which are those of fc1 and fc2, so that plans differ in them
 FORK = multiprocessing.get_context("fork")
 
 
@@ -85,11 +87,11 @@ def test_evolution_goes_on_after_a_kill_as_if_nothing_had_been(tmp_path):
 
 def test_optuna_resumes_from_sqlite_and_its_pruner_is_asked(tmp_path):
     pytest.importorskip("optuna")
-    arguments = {"budget": {"macs": "50%"}, "method": "optuna", "storage": tmp_path / "study.db"}
+    arguments = {"budget": WIDE, "method": "optuna", "storage": tmp_path / "study.db"}
     seen, ended = [], []
 
     def evaluate(network, report):
-        value = likes_fc1(network)
+        value = likes_fc1(network) - len(seen)  # each worse than all before it: once there is a median, it's pruned
         seen.append(value)
         ended.append(False)
         for step in range(3):
@@ -109,12 +111,11 @@ def share_a_study(storage, log, gate):
     def evaluate(network):
         with log.open("a") as file:
             file.write("x")
+        time.sleep(0.3)  # so that the other has its turn, too
         return likes_fc1(network)
 
     gate.wait(60)
-    return prunus.search(
-        lenet(), X, evaluate=evaluate, budget={"macs": "50%"}, trials=10, method="optuna", storage=storage
-    )
+    return prunus.search(lenet(), X, evaluate=evaluate, budget=WIDE, trials=10, method="optuna", storage=storage)
 
 
 def test_two_processes_share_one_study_from_its_first_moment(tmp_path):
@@ -131,15 +132,14 @@ def test_two_processes_share_one_study_from_its_first_moment(tmp_path):
     evaluated = [log.stat().st_size for log in logs]
     assert min(evaluated) >= 1
     never = prunus.search(
-        lenet(), X, evaluate=likes_fc1, budget={"macs": "50%"}, trials=10, method="optuna",
-        storage=tmp_path / "study.db",
-    )  # fmt: skip
+        lenet(), X, evaluate=likes_fc1, budget=WIDE, trials=10, method="optuna", storage=tmp_path / "study.db"
+    )
     assert len(never.trials) == sum(evaluated) and 10 <= sum(evaluated) <= 11
     assert sum(all(value == 0.0 for value in trial.emphasis.values()) for trial in never.trials) in (1, 2)
     assert never.score == max(trial.score for trial in never.trials)
     graph = prunus.trace(lenet(), X)
-    request = Request(read({"macs": "50%"}), "global", (), Limits(1, None, None), None)
-    space = _Space(graph, score(graph, "l2"), request, {"macs": "50%"})
+    request = Request(read(WIDE), "global", (), Limits(1, None, None), None)
+    space = _Space(graph, score(graph, "l2"), request, WIDE)
     assert [likes_fc1(space.small(trial.emphasis)) for trial in never.trials] == [t.score for t in never.trials]
     assert len({trial.score for trial in never.trials}) > 3
 

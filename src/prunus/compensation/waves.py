@@ -161,10 +161,10 @@ class Wave:
     def _add(self, name: str, stream: Tensor | None) -> None:
         found = self.calls[name]
         target, x = self.pending.pop(name)
-        y = target.y
+        y, weights = target.y, found.counting(target.y)
         if stream is not None:
             y = y - found.flat_output(stream, target.at, torch.arange(y.shape[1]))
-        (self.moments if self.batches % _HELD else self.held)[name].add(x, found.grouped(y))
+        (self.moments if self.batches % _HELD else self.held)[name].add(x, found.grouped(y), weights)
         if name == self.last and not self.wanted[name]:
             raise Enough
 
@@ -174,7 +174,7 @@ class Wave:
         done = []
         for name in list(self.moments):
             moments, held = self.moments.pop(name), self.held.pop(name)  # those of a layer that is solved can go
-            if name in self.odd or not moments.n + held.n:
+            if name in self.odd or not moments.rows + held.rows:
                 continue
             found = self.calls[name]
             old = found.fit()
@@ -188,12 +188,12 @@ class Wave:
             before, after = moments.error(old), moments.error(new)
             if after < before:
                 found.put(new)
-            done.append(Mended(name, moments.n, before, min(before, after)))
+            done.append(Mended(name, moments.rows, before, min(before, after)))
         return done
 
 
 def _best_ridge(fitted: Moments, held: Moments, old: Fit) -> float:
     """That whose fit to the other batches has the least error on those held out."""
-    if not held.n:
+    if not held.rows:
         return RIDGES[0]
     return min(RIDGES, key=lambda ridge: held.error(fitted.refit(old, ridge)))

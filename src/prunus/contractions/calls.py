@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from prunus.contractions.moments import Fit
 
+LARGE = 5
+"""Times the median norm of a linear map's outputs in a run: a row above it counts less."""
+
 
 @dataclass(frozen=True)
 class Contraction:
@@ -54,6 +57,18 @@ class Contraction:
     def flat_output(self, y: Tensor, at: Tensor, kept: Tensor) -> Tensor:
         """(rows, outputs): a copy of an output of this call, at the chosen positions and channels."""
         return y.detach().movedim(self.channel, -1).flatten(0, -2)[at.to(y.device)].index_select(1, kept.to(y.device))
+
+    def counting(self, y: Tensor) -> Tensor:
+        """(rows,): how much each row of outputs (rows, outputs) counts: one, and less where it is ``LARGE``.
+
+        A few tokens can be hundreds of times as large as all others ("massive activations", M. Sun et al., COLM 2024).
+        What reads them is normalized by token, so that an error counts by its share of the token; a plain fit would do
+        for these alone. They count as if they were at the limit.
+        """
+        energy = y.double().square().sum(1)
+        if self.window is not None or not len(energy):
+            return torch.ones_like(energy)
+        return (LARGE**2 * energy.median() / energy.clamp(min=1e-300)).clamp(max=1)
 
     def grouped(self, rows: Tensor) -> Tensor:
         """(groups, rows, outputs of a group) of (rows, outputs)."""

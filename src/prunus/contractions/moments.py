@@ -19,31 +19,35 @@ class Fit:
 class Moments:
     """First and second moments of a layer's inputs x (groups, n, inputs) and wanted outputs y (groups, n, outputs).
 
-    All in fp64: the Gram matrix squares the condition of the inputs.
+    ``rows`` were taken in, with weights that add up to ``n``. All in fp64: the Gram matrix squares the condition of the inputs.
     """
 
     def __init__(self) -> None:
-        self.n = 0
+        self.rows, self.n = 0, 0.0
         self.x = self.y = self.xx = self.xy = self.yy = torch.zeros(())
 
-    def add(self, x: Tensor, y: Tensor) -> None:
-        """Take more rows in."""
+    def add(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> None:
+        """Take more rows in, each as often as its weight (n,) says, or once."""
         x, y = x.double(), y.double()
-        if not self.n:
+        weights = x.new_ones(x.shape[1], 1) if weights is None else weights.to(x)[:, None]
+        if not self.rows:
             self.x, self.y, self.yy = (x.new_zeros(len(x), t.shape[-1]) for t in (x, y, y))
             self.xx, self.xy = (x.new_zeros(len(x), x.shape[-1], t.shape[-1]) for t in (x, y))
-        self.n += x.shape[1]
-        self.x += x.sum(1)
-        self.y += y.sum(1)
-        self.yy += y.square().sum(1)
-        self.xx.baddbmm_(x.mT, x)  # in place, as it can be larger than all else that is held
-        self.xy.baddbmm_(x.mT, y)
+        self.rows += x.shape[1]
+        self.n += float(weights.sum())
+        weighted = x * weights
+        self.x += weighted.sum(1)
+        self.y += (y * weights).sum(1)
+        self.yy += (y.square() * weights).sum(1)
+        self.xx.baddbmm_(weighted.mT, x)  # in place, as it can be larger than all else that is held
+        self.xy.baddbmm_(weighted.mT, y)
 
     def include(self, other: Moments) -> None:
         """Take in the rows that ``other`` has seen."""
-        if not self.n:
+        if not self.rows:
             self.__dict__.update(other.__dict__)
-        elif other.n:
+        elif other.rows:
+            self.rows += other.rows
             self.n += other.n
             for name in ("x", "y", "yy", "xx", "xy"):
                 getattr(self, name).add_(getattr(other, name))

@@ -49,9 +49,10 @@ def consumers(context: Context, only: Collection[Member] | None = None, *, centr
             continue
         mine = moments.setdefault(member, Moments())
         if len(at) > ROWS:
-            at = at[torch.randperm(len(at), generator=torch.Generator().manual_seed(mine.n)).to(at.device)[:ROWS]]
+            at = at[torch.randperm(len(at), generator=torch.Generator().manual_seed(mine.rows)).to(at.device)[:ROWS]]
         everything = torch.arange(output.shape[found.channel])
-        mine.add(found.rows_of_input(at), found.grouped(found.flat_output(output, at, everything)))
+        y = found.flat_output(output, at, everything)
+        mine.add(found.rows_of_input(at), found.grouped(y), found.counting(y))
         calls[member] = found
     return {member: _consumer(mine, calls[member], centred) for member, mine in moments.items()}
 
