@@ -19,7 +19,8 @@ class Fit:
 class Moments:
     """First and second moments of a layer's inputs x (groups, n, inputs) and wanted outputs y (groups, n, outputs).
 
-    ``rows`` were taken in, with weights that add up to ``n``. All in fp64: the Gram matrix squares the condition of the inputs.
+    ``rows`` were taken in, with weights that add up to ``n``. All in fp64: the Gram matrix squares the condition of the
+    inputs.
     """
 
     def __init__(self) -> None:
