@@ -77,7 +77,7 @@ def passed(call: Call):
 
 
 def frozen(call: Call):
-    for tensor in call.tensors():
+    for tensor in call.given:
         for axis in call.axes_of(tensor):
             call.freeze(axis, "because")
     return call.frozen_outputs("because")

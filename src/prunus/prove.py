@@ -199,7 +199,7 @@ class _LearnMode(AxisMode):
         self.on_call = self._note
 
     def _note(self, call: Call) -> None:
-        inputs = tuple(self.axes_of(t) for t in call.tensors())
+        inputs = tuple(self.axes_of(t) for t in call.given)
         outputs = tuple(self.axes_of(t) for t in call.outputs)
         statistics, sizes = tuple(call.statistics), tuple(call.sizes)
         strides = tuple(t.stride() for t in call.outputs)

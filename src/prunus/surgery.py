@@ -177,7 +177,9 @@ def apply(
     """
     dropped = dropped or {}
     skips = {id(module): Skip(module, dropped[path]) for path, module in _blocks(model, dropped)}
-    tensors = {name: t for name, t in named_tensors(model).items() if not lies_in(name, dropped)}
+    tensors = named_tensors(model)
+    if dropped:
+        tensors = {name: t for name, t in tensors.items() if not lies_in(name, dropped)}
     for name in kept:
         if name not in tensors:
             raise PlanError(f"the plan cuts {name!r}, which this model doesn't have.{suggest(name, tensors)}")
@@ -198,9 +200,14 @@ def apply(
 
 
 def set_attributes(model: nn.Module, changes: Iterable[AttributeChange]) -> None:
-    """Set integers in place, checking that they hold the old values."""
+    """Set integers in place, checking that they hold the old values.
+
+    Raises:
+        PlanError: an attribute is absent, or holds another value.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
     for change in sorted(changes, key=lambda each: PER_LAYER in each.path):  # what is said of all layers first
-        set_attribute(model, change)
+        _set_attribute(modules, change)
 
 
 def lies_in(name: str, blocks: Container[str]) -> bool:
@@ -217,10 +224,9 @@ def _blocks(model: nn.Module, names: Iterable[str]) -> Iterator[tuple[str, nn.Mo
         yield name, known[name]
 
 
-def set_attribute(model: nn.Module, change: AttributeChange) -> None:
-    """Set one integer in place, checking that it holds the old value."""
+def _set_attribute(modules: Mapping[str, nn.Module], change: AttributeChange) -> None:
     try:
-        module = model.get_submodule(change.module)
+        module = modules[change.module]
         value, old = setting(module, change.name), setting_at(module, change.name, change.path)
     except (AttributeError, KeyError, IndexError, TypeError) as error:
         raise PlanError(f"the plan sets {change}, but this model has no such attribute.") from error

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from prunus.axes.expression import EMPTY, UNIT, Atom, Axis, Product, Sum, atoms, product, total
+from prunus.axes.expression import EMPTY, UNIT, Atom, Axes, Axis, Product, Sum, atoms, product, total
 
 _T = TypeVar("_T")
 
@@ -61,6 +61,13 @@ class Space:
                 parts = [self.resolve(part) for part in axis.parts]
                 return product(parts) if isinstance(axis, Product) else total(parts)
         return axis
+
+    def resolve_all(self, axes: Axes) -> Axes:
+        """:meth:`resolve` of each; ``axes`` themselves where nothing in them is bound."""
+        for axis in axes:
+            if axis in self._bound if isinstance(axis, Atom) else self.resolve(axis) is not axis:
+                return tuple(map(self.resolve, axes))
+        return axes
 
     def reason(self, atom: Atom) -> str | None:
         """Why ``atom`` can't be cut, or None if it can."""

@@ -198,7 +198,7 @@ class _Watcher:
         return passed(call, self.look)
 
     def _note_statistics(self, call: Call) -> None:
-        for tensor in call.tensors():
+        for tensor in call.given:
             read: _Statistic | None = tensor.__dict__.get(_STATISTIC)
             if read is not None:
                 read.read = True
@@ -208,7 +208,7 @@ class _Watcher:
                 set_mark(out, _STATISTIC, self._statistics[-1])
 
     def _follow_origins(self, call: Call) -> None:
-        for tensor in call.tensors():
+        for tensor in call.given:
             source = self.origin(tensor)
             if source is None:
                 continue

@@ -103,7 +103,7 @@ def sinks_of(call: Call, look: Look, origin: Origin, module: str) -> list[Sink |
         return _contracted(call, look, origin, module)
     if family == "attention":
         return [_compared(call, look, module)]
-    return [axis for tensor in call.tensors() for axis in call.axes_of(tensor)]
+    return [axis for tensor in call.given for axis in call.axes_of(tensor)]
 
 
 def _summed(call: Call, look: Look, module: str) -> list[Sink]:
@@ -145,7 +145,7 @@ def _contracted(call: Call, look: Look, origin: Origin, module: str) -> list[Sin
     added = call.name in ("addmm", "baddbmm")
     a, b = call.args[1:3] if added else call.args[:2]
     if call.name not in MATRICES or a.dim() < 2 or b.dim() < 2:
-        return [axis for tensor in call.tensors() for axis in call.axes_of(tensor)]
+        return [axis for tensor in call.given for axis in call.axes_of(tensor)]
     inputs, size = call.axes_of(a)[-1], a.shape[-1]
     same, value = along(look(a), a.dim() - 1, size)
     weights = look(b)

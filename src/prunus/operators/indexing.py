@@ -73,7 +73,7 @@ def _has_mask(given: list[Tensor | None]) -> bool:
 
 
 def _freeze_all(call: Call, reason: str) -> None:
-    for tensor in call.tensors():
+    for tensor in call.given:
         for axis in call.axes_of(tensor):
             call.freeze(axis, reason)
 

@@ -10,7 +10,7 @@ from prunus.operators.table import TABLE, Call, Outputs, Row, broadcast, row, un
 
 def pointwise(call: Call) -> Outputs:
     """All tensor arguments broadcast against each other; every output has the common axes."""
-    axes = broadcast(call, [call.axes_of(t) for t in call.tensors()])
+    axes = broadcast(call, [call.axes_of(t) for t in call.given])
     return [axes] * len(call.outputs)
 
 
@@ -44,7 +44,7 @@ def prelu(call: Call) -> Outputs:
 @row("meshgrid", preserves_zero=False)
 def meshgrid(call: Call) -> Outputs:
     """One dimension for each of the vectors, in their order; the first two change places for ``indexing="xy"``."""
-    axes = [axis for t in call.tensors() for axis in (call.axes_of(t) or (UNIT,))]
+    axes = [axis for t in call.given for axis in (call.axes_of(t) or (UNIT,))]
     if call.arg("indexing") == "xy":
         axes[:2] = axes[:2][::-1]
     return [tuple(axes)] * len(call.outputs)

@@ -10,7 +10,7 @@ from prunus.operators.table import Call, row
 @row("torchvision::nms", preserves_zero=False)
 def nms(call: Call) -> list[Axes]:
     """Indices of the boxes that stay: as many as their values say."""
-    for tensor in call.tensors():
+    for tensor in call.given:
         for axis in call.axes_of(tensor):
             call.freeze(axis, "boxes that nms() compares")
     return call.frozen_outputs("boxes that nms() leaves")

@@ -7,9 +7,9 @@ operator takes statistics (:meth:`Call.reduces`). An operator without a row is n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from torch import Tensor
@@ -99,13 +99,16 @@ class Call:
         """The axes of the first argument."""
         return self.axes_of(self.args[0])
 
-    def tensors(self) -> Iterator[Tensor]:
+    @cached_property
+    def given(self) -> list[Tensor]:
         """Every tensor among the arguments, those in lists included."""
+        found: list[Tensor] = []
         for value in (*self.args, *self.kwargs.values()):
             if isinstance(value, Tensor):
-                yield value
+                found.append(value)
             elif isinstance(value, list | tuple):
-                yield from (item for item in value if isinstance(item, Tensor))
+                found += [item for item in value if isinstance(item, Tensor)]
+        return found
 
     def sized(self, name: str, position: int | None, axis: Axis) -> None:
         """Declare that an integer argument is the size of ``axis``."""
@@ -192,7 +195,7 @@ def broadcast(call: Call, shapes: Sequence[Axes]) -> Axes:
 def unsupported(call: Call) -> list[Axes]:
     """What to do with an operator that has no row: freeze all that it reads and all that it returns."""
     reason = f"operator {call.func._schema.name} has no row in the operator table"
-    for tensor in call.tensors():
+    for tensor in call.given:
         for axis in call.axes_of(tensor):
             call.freeze(axis, reason)
     return call.frozen_outputs(reason)

@@ -234,11 +234,11 @@ class AxisMode(RunMode):
                 self.space.fresh(n, "a constant tensor made outside the model's parameters") for n in tensor.shape
             )
             self._constants[id(tensor)] = (tensor, axes)
-        return tuple(self.space.resolve(axis) for axis in axes)
+        return self.space.resolve_all(axes)
 
     def learn(self, func: OpOverload, args: Any, kwargs: dict[str, Any], outputs: list[Tensor]) -> tuple[Any, ...]:
         call = Call(self.space, func, args, kwargs, outputs, self.axes_of, self.strides, positions_of=self.positions_of)
-        for tensor in call.tensors():
+        for tensor in call.given:
             name = tensor.__dict__.get(NAME)
             if name is not None:
                 self.reached.add(name)
@@ -273,7 +273,7 @@ class AxisMode(RunMode):
         for number, axis in call.positions.items():
             set_mark(call.outputs[number], POSITIONS, axis)
         self.least += [(axis, n, call.name) for axis, n in call.least]
-        for i, tensor in enumerate(call.tensors()):
+        for i, tensor in enumerate(call.given):
             along = self.positions_of(tensor)
             if along is None or id(tensor) in call.followed:
                 continue

@@ -177,7 +177,7 @@ class _Tracer:
         self.modes.append(mode)
         if self.watch is not None:
             self.watch(mode, training)
-        self.copy.train(training)
+        _in_mode(self.copy, training)
         importlib.import_module("torch._dynamo")  # meta kernels import it; in torch 2.6 that runs operators
         with traced_attributes(self.copy, self.ledger) as self.values:
             outputs = run_under(self.copy, *inputs, mode, SizeMode(mode, self.ledger), self.space, mode.note_made)
@@ -314,11 +314,17 @@ def _followed(model: nn.Module, mode: RunMode, made: Callable[[Tensor], None] | 
             handle.remove()
 
 
+def _in_mode(model: nn.Module, training: bool) -> None:
+    """``model.train(training)``, unless all modules are in that mode."""
+    if any(module.training != training for module in model.modules()):
+        model.train(training)
+
+
 def record_shapes(model: nn.Module, run: Run, real: bool, last: bool = False) -> tuple[list[Record], Exception | None]:
     """Run a copy of ours again, led by the choices of the first ``run``; returns its operator calls with their output
     shapes, and what stopped it, if anything. After the ``last`` run the copy is as ``forward`` left it.
     """
-    model.train(run.training)
+    _in_mode(model, run.training)
     mode = ShapeMode(real, Choices(run.choices))
     try:
         run_under(model, *run.inputs, mode, OpenMode(), last=last)
