@@ -66,8 +66,8 @@ def compensate(
         args, kwargs: an example input; it shows what of each batch the model takes.
         method: ``"refit"`` solves weights and bias, ``"scale"`` one factor per output and the bias, ``"bias"`` that.
         ridge: how strongly the solution is drawn to the weights that it finds, over the mean of the Gram diagonal. By
-            default each layer takes that of 1e-4 to 0.1 whose fit to three batches of four has the least error on the
-            fourth; 1e-4 with fewer batches.
+            default each layer takes that of 1e-4 to 1 whose fit to three batches of four has the least error on the
+            fourth, if that is less than before; the fourth batches are in no layer's fit. 1e-4 with fewer batches.
         rows: at most so many output positions of each batch are used, drawn at random (always the same).
         passes: at most so many passes over the data. Layers that read the same tensor are solved together; with more
             than that, neighbours are, too.

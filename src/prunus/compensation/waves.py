@@ -15,8 +15,8 @@ from prunus.running import Inputs, call
 from prunus.surgery import Kept
 
 METHODS = ("refit", "scale", "bias")
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
-_HELD = 4  # every fourth batch is held out while the ridge is chosen
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_HELD = 4  # every fourth batch is held out of all layers' fits: they'd be judged on what those before were fitted to
 
 
 @dataclass(frozen=True)
@@ -178,14 +178,16 @@ class Wave:
                 continue
             found = self.calls[name]
             old = found.fit()
-            unset = method == "refit" and ridge is None
-            strength = _best_ridge(moments, held, old) if unset else ridge or 0.0
-            moments.include(held)
+            chosen = method == "refit" and ridge is None and min(held.rows, moments.rows) > 0
+            if not chosen:
+                moments.include(held)
             if method == "refit":
-                new = moments.refit(old, strength)
+                usual = RIDGES[0] if ridge is None else ridge
+                new = moments.refit(old, _best_ridge(moments, held, old) if chosen else usual)
             else:
                 new = moments.rescale(old) if method == "scale" else moments.shift(old)
-            before, after = moments.error(old), moments.error(new)
+            judge = held if chosen else moments
+            before, after = judge.error(old), judge.error(new)
             if after < before:
                 found.put(new)
             done.append(Mended(name, moments.rows, before, min(before, after)))
@@ -193,7 +195,5 @@ class Wave:
 
 
 def _best_ridge(fitted: Moments, held: Moments, old: Fit) -> float:
-    """That whose fit to the other batches has the least error on those held out."""
-    if not held.rows:
-        return RIDGES[0]
+    """That whose fit has the least error on what was held out."""
     return min(RIDGES, key=lambda ridge: held.error(fitted.refit(old, ridge)))
