@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import prunus
 from prunus.errors import InputError, NothingToPrune, PlanError, TraceError
+from prunus.surgery import slice_tensor
 
 
 class Small(nn.Module):
@@ -328,3 +329,12 @@ def test_a_closure_that_holds_a_module_is_named() -> None:
 
     with pytest.raises(InputError, match="still uses the original's 'a.weight': some function, lambda or closure"):
         prunus.prune(Closure(), torch.randn(2, 4))
+
+
+def test_large_weights_are_cut_piece_by_piece_alike() -> None:
+    data = torch.arange(1100 * 1003 * 2, dtype=torch.float64).reshape(1100, 1003, 2)
+    rows, columns = tuple(range(0, 1100, 3)), tuple(range(1, 1003, 2))
+    expected = data[list(rows)][:, list(columns)]
+    assert torch.equal(slice_tensor(data, {0: rows, 1: columns}), expected)
+    assert torch.equal(slice_tensor(data.movedim(2, 0), {1: rows, 2: columns}), expected.movedim(2, 0))
+    assert torch.equal(slice_tensor(data, {0: rows, 1: columns, 2: (1,)}), expected[..., 1:])

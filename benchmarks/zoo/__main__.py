@@ -57,7 +57,9 @@ def main() -> None:
     ours = [o for o in outcomes.values() if o.contender == "prunus"]
     print(f"{sum(o.right for o in ours)} of {len(ours)} right, {sum(o.ok for o in ours)} of them with enough gone")
     if options.write:
-        options.write.write_text(page(list(outcomes.values()), _names(options.traced), table(read_times(options.times))))
+        options.write.write_text(
+            page(list(outcomes.values()), _names(options.traced), table(read_times(options.times)))
+        )
 
 
 def _names(path: Path | None) -> str:

@@ -1,10 +1,10 @@
-"""Processor seconds of analysis, plan and cut, side by side: by turns in one process, on the models that both cut right.
+"""Processor seconds of analysis, plan and cut, by turns in one process, on the models that both cut right.
 
     PYTHONPATH=.bench-peers python -m benchmarks.zoo.times TIMES.jsonl RESULTS.jsonl [--rounds 5]
 
-RESULTS is the file of ``python -m benchmarks.zoo --peer``; which models count is read from it. One line each is appended
-to TIMES, and what is there isn't timed again. Both are given the model in fp32, as users have it; the median of the
-rounds counts, behind one more that warms both up.
+RESULTS is the file of ``python -m benchmarks.zoo --peer``; which models count is read from it. One line each is
+appended to TIMES, and what is there isn't timed again. Both are given the model in fp32, as users have it; the median
+of the rounds counts, behind one more that warms both up.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.zoo.case import Case
-from benchmarks.zoo.contenders import torch_pruning_cut, timed_cut
+from benchmarks.zoo.contenders import timed_cut, torch_pruning_cut
 from benchmarks.zoo.judge import CUT, Outcome, in_precision, read
 from benchmarks.zoo.zoos import find
 
@@ -77,8 +77,8 @@ def table(times: Times) -> str:
     if not times:
         return ""
     lines = [
-        "Processor seconds of analysis, plan and cut (`python -m benchmarks.zoo.times`): by turns in one process, on the",
-        "models that both cut right, at least 25 % gone:\n",
+        "Processor seconds of analysis, plan and cut (`python -m benchmarks.zoo.times`): by turns in one process, on",
+        "the models that both cut right, at least 25 % gone:\n",
         "| zoo | models | prunus, median | Torch-Pruning, median | prunus, sum | Torch-Pruning, sum |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
