@@ -497,7 +497,6 @@ def test_a_few_massive_tokens_are_not_all_that_is_fitted(monkeypatch: pytest.Mon
 
 
 def test_every_fourth_batch_is_held_out_and_judges_the_fit() -> None:
-    """Of what no weight can tell, a fit to few rows learns nothing that holds on others: then the weights stay."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 2)).double().eval()
     data = [draw(12, 40, seed=i) for i in range(8)]
@@ -510,4 +509,3 @@ def test_every_fourth_batch_is_held_out_and_judges_the_fit() -> None:
         want = model(held)
         error = (small(held) - want).square().sum() / (want - want.mean(0)).square().sum()
     assert result.layers[-1].after == pytest.approx(float(error), rel=1e-6)
-    assert all(m.after <= m.before for m in result.layers)

@@ -181,6 +181,8 @@ def test_heads_are_pruned_alone(name: str) -> None:
     assert all(small.get_submodule(path).num_heads == 2 for path in dead)
     assert small(*x).shape == model(*x).shape
     again = small.prunus_plan.apply(model)  # a plan of the copy fits the model
+    theirs, ours = again.state_dict(), small.state_dict()
+    assert theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in ours)
     torch.testing.assert_close(again(*x), small(*x), rtol=1e-12, atol=1e-12)  # torch's own layer and ours round apart
     assert prunus.prove(model, again, small.prunus_plan, x).ok
 

@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import sys
 from argparse import Namespace
-from collections import OrderedDict
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -16,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.state import ORDINARY
+
 _SETTINGS = (int, float, complex, str, bytes, type, FunctionType, Enum, Path, torch.dtype, torch.device)
-_NO_RECORDS = {bool, int, float, str, type(None), tuple, list, dict, OrderedDict, set}  # nearly all are of these
 _LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy"}
 PER_LAYER = "per_layer_config"
 """How transformers' configs name what they say of single layers: ``config.per_layer_config[3].head_dim``."""
@@ -30,7 +30,7 @@ def is_record(value: Any) -> bool:
     and diffusers can, or an object of the user's own class that holds nothing but settings: numbers, text, types, and
     collections and records of them. They are told by what they offer, so that no library need be imported.
     """
-    return type(value) not in _NO_RECORDS and _is_record(value, ())
+    return type(value) not in ORDINARY and _is_record(value, ())
 
 
 def setting(holder: Any, name: str) -> Any:

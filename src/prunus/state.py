@@ -11,11 +11,15 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-_PLAIN = {bool, int, float, str, type(None)}
+PLAIN = {bool, int, float, str, type(None)}
+"""What can't change."""
+
+ORDINARY = {*PLAIN, tuple, list, dict, OrderedDict, set}
+"""What nearly all attributes of modules are: no tensor, no record. To ask isinstance() of each is slow."""
+
 _STORES = {"_parameters", "_buffers"}
 _CONTAINERS = (dict, list, set, deque)
 _USUAL = {dict, OrderedDict, list}
-_NO_TENSORS = {*_PLAIN, *_USUAL, tuple, set}
 _NOT_ITS_OWN = {"torch", "builtins", __name__.partition(".")[0]}
 
 
@@ -91,8 +95,7 @@ class _Copies:
 
 
 def _is_tensor(value: Any) -> TypeGuard[Tensor]:
-    """``isinstance(value, Tensor)``, which is slow, is asked only where the answer isn't plain."""
-    return type(value) not in _NO_TENSORS and isinstance(value, Tensor)
+    return type(value) not in ORDINARY and isinstance(value, Tensor)
 
 
 def _storage(tensor: Tensor) -> Any:
@@ -103,13 +106,13 @@ def _storage(tensor: Tensor) -> Any:
 def _held(model: nn.Module) -> list[Any]:
     """The containers in the modules' attributes, and the objects of the model's own package, each once."""
     packages = {type(m).__module__.partition(".")[0] for m in model.modules()} - _NOT_ITS_OWN
-    fields = [v for m in model.modules() for k, v in m.__dict__.items() if type(v) not in _PLAIN and k not in _STORES]
+    fields = [v for m in model.modules() for k, v in m.__dict__.items() if type(v) not in PLAIN and k not in _STORES]
     found = [value for value in fields if type(value) in _USUAL and not value]  # nearly all, of hooks
     seen = {id(value) for value in found}
     stack = [value for value in fields if id(value) not in seen]
     while stack:
         value = stack.pop()
-        if type(value) in _PLAIN or id(value) in seen or isinstance(value, Tensor | nn.Module | type):
+        if type(value) in PLAIN or id(value) in seen or isinstance(value, Tensor | nn.Module | type):
             continue
         seen.add(id(value))
         inside = _inside(value, packages)

@@ -17,13 +17,12 @@ from prunus.errors import InputError, PlanError, suggest
 from prunus.settings import PER_LAYER, is_record, set_of_layer, setting, setting_at
 from prunus.sharing import overlapping, placed
 from prunus.skip import Returns, Skip
+from prunus.state import ORDINARY, PLAIN
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 """Tensor name -> dimension -> the indices kept, ascending. Dimensions that are not cut are absent."""
 
-_PLAIN = {bool, int, float, str, type(None)}
 _DICTS = {dict, OrderedDict}
-_NO_TENSORS = {*_PLAIN, *_DICTS, tuple, list, set}  # nearly all: isinstance() is slow
 _WAYS = "__deepcopy__ __reduce__ __reduce_ex__ __getstate__ __getnewargs__ __getnewargs_ex__ __new__".split()
 _LARGE = 1 << 20  # values, of which a few megabytes stay in the processor's cache
 _DEEP = 500  # no tree of modules is: deeper ones go in circles
@@ -66,7 +65,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
                 if tensor is not None:
                     found[prefix + name] = tensor
         for name, value in fields.items():
-            if type(value) not in _NO_TENSORS and isinstance(value, Tensor):
+            if type(value) not in ORDINARY and isinstance(value, Tensor):
                 found[prefix + name] = value
         if fields["_modules"]:
             if prefix.count(".") > _DEEP:
@@ -103,11 +102,10 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if id(value) in memo:
         return memo[id(value)]
     kind: Any = type(value)
-    if kind is set and not value:
-        result: Any = set()
-    elif kind in _DICTS:
+    if kind in _DICTS or (kind is set and not value):
         memo[id(value)] = result = kind()
-        _fill(result, value, memo)
+        if value:
+            _fill(result, value, memo)
     elif isinstance(value, nn.Module) and _is_its_state(kind):
         memo[id(value)] = result = object.__new__(kind)
         state: dict[str, Any] = {}
@@ -115,18 +113,17 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         result.__setstate__(state)
     else:
         return copy.deepcopy(value, memo)
-    memo[id(value)] = result
     return result
 
 
 def _fill(new: dict[Any, Any], old: Mapping[Any, Any], memo: dict[int, Any]) -> None:
     for key, value in old.items():
-        new[key if type(key) in _PLAIN else _copied(key, memo)] = value if _is_plain(value) else _copied(value, memo)
+        new[key if type(key) in PLAIN else _copied(key, memo)] = value if _is_plain(value) else _copied(value, memo)
 
 
 def _is_plain(value: Any) -> bool:
     """Whether nothing in it can change."""
-    return type(value) in _PLAIN or (type(value) is tuple and all(type(item) in _PLAIN for item in value))
+    return type(value) in PLAIN or (type(value) is tuple and all(type(item) in PLAIN for item in value))
 
 
 @cache

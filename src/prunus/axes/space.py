@@ -56,11 +56,10 @@ class Space:
             if result is not bound:
                 self._bound[axis] = result  # path compression
             return result
-        for part in axis.parts:
-            if part in self._bound if isinstance(part, Atom) else self.resolve(part) is not part:
-                parts = [self.resolve(part) for part in axis.parts]
-                return product(parts) if isinstance(axis, Product) else total(parts)
-        return axis
+        parts = self.resolve_all(axis.parts)
+        if parts is axis.parts:
+            return axis
+        return product(parts) if isinstance(axis, Product) else total(parts)
 
     def resolve_all(self, axes: Axes) -> Axes:
         """:meth:`resolve` of each; ``axes`` themselves where nothing in them is bound."""

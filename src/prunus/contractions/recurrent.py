@@ -71,15 +71,16 @@ def _layers(step: Step, x: Tensor, *rest: Any) -> Any:
     state, weights, biases, layers, dropout, training, both_ways, *batch_first = rest
     turned = bool(batch_first and batch_first[0])
     x = x.transpose(0, 1) if turned else x
-    start, sets, last = _as_state(state), _by_layer(weights, biases, layers * (2 if both_ways else 1)), []
+    ways = 2 if both_ways else 1
+    start, sets, last = _as_state(state), _by_layer(weights, biases, layers * ways), []
     for layer in range(layers):
         outputs = []
-        for way in range(2 if both_ways else 1):
-            number = layer * (2 if both_ways else 1) + way
+        for way in range(ways):
+            number = layer * ways + way
             output, end = _one_way(step, x, tuple(s[number] for s in start), sets[number], sizes, bool(way))
             outputs.append(output)
             last.append(end)
-        x = torch.cat(outputs, -1) if both_ways else outputs[0]
+        x = torch.cat(outputs, -1)
         if dropout and training and layer < layers - 1:
             x = F.dropout(x, dropout, True)
     ends = tuple(torch.stack(parts) for parts in zip(*last, strict=True))
@@ -95,7 +96,7 @@ def _one_way(
     given = F.linear(x, w_ih, b_ih)
     steps = list(given.unbind(0) if sizes is None else given.split(sizes))
     outputs: list[Tensor] = []
-    now, ended = state, []
+    ended: list[State] = []
     now = tuple(s[: len(steps[-1])] for s in state) if back else state
     for row in reversed(steps) if back else steps:
         now, gone = _as_many(now, state, len(row), back)

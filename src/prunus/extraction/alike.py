@@ -193,7 +193,7 @@ def added_over(call: Call, seen: Seen) -> Found:
 
 
 def _pointwise(call: Call, look: Look, seen: Seen) -> Found:
-    tensors, out = list(call.given), call.outputs[0]
+    tensors, out = call.given, call.outputs[0]
     starts = [found.dim - t.dim() for t in tensors if (found := seen(t)) is not None]
     if not starts:
         return None

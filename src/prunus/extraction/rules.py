@@ -48,7 +48,7 @@ def _own(call: Call, out: Tensor) -> Tensor:
 
 def _all_fixed(call: Call, look: Look, family: str) -> bool:
     """Parameters alone go in, and no size of an input: what comes out is fixed too."""
-    tensors = list(call.given)
+    tensors = call.given
     if not tensors or family in ("pooling", "creation") or call.name in _UNFIXED or call.func._schema.is_mutable:
         return False
     return all(k is not None and k.fixed and k.whole for k in map(look, tensors))
@@ -74,7 +74,7 @@ def pointwise(call: Call, look: Look) -> Found | list[Found]:
     """Constants in, constants out. A known zero times anything is zero."""
     if call.name in _UNSET:
         return None
-    tensors = list(call.given)
+    tensors = call.given
     found = [look(t) for t in tensors]
     product = call.name in ("mul", "mul_")
     if any(k is None for k in found) and not (product and any(k is not None for k in found)):
@@ -133,7 +133,7 @@ _TURNED = ("transpose_", "t_", "squeeze_", "unsqueeze_")
 
 def shape(call: Call, look: Look) -> list[Found] | None:
     """The same rearrangement of the constants and of the flags that say where they are."""
-    tensors = list(call.given)
+    tensors = call.given
     found = {id(t): look(t) for t in tensors}
     writes = call.func._schema.is_mutable and call.name not in _TURNED
     if all(k is None for k in found.values()) or writes or "strided" in call.name:

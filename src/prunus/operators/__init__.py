@@ -16,7 +16,7 @@ from prunus.operators import (
     striding,
 )
 from prunus.operators.pointwise import find
-from prunus.operators.table import TABLE, Call, Row, operator_name, unsupported
+from prunus.operators.table import TABLE, Call, Row, operator_name, tensors_among, unsupported
 from prunus.operators.work import Work, work_of
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "shape",
     "spectral",
     "striding",
+    "tensors_among",
     "unsupported",
     "work_of",
 ]

@@ -102,13 +102,7 @@ class Call:
     @cached_property
     def given(self) -> list[Tensor]:
         """Every tensor among the arguments, those in lists included."""
-        found: list[Tensor] = []
-        for value in (*self.args, *self.kwargs.values()):
-            if isinstance(value, Tensor):
-                found.append(value)
-            elif isinstance(value, list | tuple):
-                found += [item for item in value if isinstance(item, Tensor)]
-        return found
+        return tensors_among((*self.args, *self.kwargs.values()))
 
     def sized(self, name: str, position: int | None, axis: Axis) -> None:
         """Declare that an integer argument is the size of ``axis``."""
@@ -159,6 +153,19 @@ class Call:
     @property
     def name(self) -> str:
         return operator_name(self.func)
+
+
+def tensors_among(value: Any) -> list[Tensor]:
+    """The tensors in arguments or results of an operator, those in lists included."""
+    if isinstance(value, Tensor):
+        return [value]
+    found = []
+    for item in value if isinstance(value, list | tuple) else ():
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif type(item) in (list, tuple):
+            found += tensors_among(item)
+    return found
 
 
 @cache

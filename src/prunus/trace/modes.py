@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunus.axes import Axes, Axis, Space
 from prunus.errors import InputError, PrunusError
-from prunus.operators import Call, Work, find, unsupported, work_of
+from prunus.operators import Call, Work, find, tensors_among, unsupported, work_of
 from prunus.trace.choices import Choices
 from prunus.trace.inference import infer
 from prunus.trace.standins import AXES, NAME, POSITIONS, SEEN, SHADOW, SHADOW_LIMIT, meta_like, set_mark, shadow_of
@@ -78,7 +78,7 @@ class RunMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         self.strides = args[0].stride() if func is torch.ops.aten.as_strided_.default else None
-        given = _tensors((*args, *kwargs.values()))
+        given = tensors_among((*args, *kwargs.values()))
         constants = tuple(number for t in given if SEEN not in t.__dict__ for number in _values(t))
         reads = tuple(t.__dict__[NAME] for t in given if isinstance(t, nn.Parameter) and NAME in t.__dict__)
         if self.real:
@@ -87,7 +87,7 @@ class RunMode(TorchDispatchMode):
             args = tuple(self._stand_in(a) for a in args)
             kwargs = {key: self._stand_in(a) for key, a in kwargs.items()}
             result = self._run(func, args, kwargs)
-        outputs = _tensors(result)
+        outputs = tensors_among(result)
         for out in outputs:
             set_mark(out, SEEN, True)
         learned = self.learn(func, args, kwargs, outputs)
@@ -119,7 +119,7 @@ class RunMode(TorchDispatchMode):
             )
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        tensors = _tensors((*args, *kwargs.values()))
+        tensors = tensors_among((*args, *kwargs.values()))
         shadows = {id(t): shadow_of(t) for t in tensors}
         name = func._schema.name.split("::")[1]
         known = all(s is not None and _storage(s) not in self._stale for s in shadows.values())
@@ -135,7 +135,7 @@ class RunMode(TorchDispatchMode):
             result = infer(func, args, kwargs)
         except NotImplementedError:  # the output's shape depends on values (nonzero, a boolean mask)
             return self._value(func, args, kwargs, shadows, known)
-        outputs = _tensors(result)
+        outputs = tensors_among(result)
         if known and sum(out.numel() for out in outputs) <= SHADOW_LIMIT:
             self._shadow(func, args, kwargs, shadows, outputs)
         elif func._schema.is_mutable:
@@ -143,7 +143,7 @@ class RunMode(TorchDispatchMode):
         return result
 
     def _shadow(self, func: Any, args: Any, kwargs: Any, shadows: dict[int, Any], outputs: list[Tensor]) -> None:
-        real = _tensors(func(*_real(args, shadows), **_real(kwargs, shadows)))
+        real = tensors_among(func(*_real(args, shadows), **_real(kwargs, shadows)))
         for out, value in zip(outputs, real, strict=True):
             set_mark(out, SHADOW, value)
 
@@ -194,19 +194,6 @@ def _real(value: Any, shadows: dict[int, Any]) -> Any:
     if isinstance(value, dict):
         return {key: _real(item, shadows) for key, item in value.items()}
     return torch.device("cpu") if isinstance(value, torch.device) else value
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """The tensors in arguments or results of an operator, those in lists included."""
-    if isinstance(value, Tensor):
-        return [value]
-    found = []
-    for item in value if isinstance(value, list | tuple) else ():
-        if isinstance(item, Tensor):
-            found.append(item)
-        elif type(item) in (list, tuple):
-            found += _tensors(item)
-    return found
 
 
 class AxisMode(RunMode):
