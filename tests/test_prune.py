@@ -333,7 +333,7 @@ def test_a_closure_that_holds_a_module_is_named() -> None:
 
 def test_large_weights_are_cut_piece_by_piece_alike() -> None:
     data = torch.arange(1100 * 1003 * 2, dtype=torch.float64).reshape(1100, 1003, 2)
-    rows, columns = tuple(range(0, 1100, 3)), tuple(range(1, 1003, 2))
+    rows, columns = tuple(range(1, 1100)), tuple(range(1, 1003, 2))
     expected = data[list(rows)][:, list(columns)]
     assert torch.equal(slice_tensor(data, {0: rows, 1: columns}), expected)
     assert torch.equal(slice_tensor(data.movedim(2, 0), {1: rows, 2: columns}), expected.movedim(2, 0))

@@ -133,12 +133,15 @@ class Summed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = nn.Embedding(50, 8)
+        self.first, self.second = nn.Embedding(50, 8), nn.Embedding(50, 8)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.table(tokens).sum(-1)
+        return self.first(tokens).sum(-1) + self.second(tokens).sum(-1)
 
 
 def test_shared_counts_parameters_where_no_arithmetic_goes() -> None:
-    small = prunus.prune(Summed(), torch.arange(6), scope="shared")
-    assert small.table.weight.shape == (50, 4)
+    graph = prunus.trace(Summed(), torch.arange(6))
+    loss = {g.name: 0.1 if g.name == "first" else 10.0 for g in graph.free}
+    known = prunus.Importance(lambda context: {g: np.full(g.size, loss[g.name]) for g in graph.free}, additive=True)
+    small = prunus.plan(graph, ratio=0.25, importance=known).apply(graph.model)
+    assert (small.first.weight.shape, small.second.weight.shape) == ((50, 4), (50, 8))
