@@ -1,12 +1,14 @@
 """What halving every width brings on a GPU: images per second of the dense and the small model, in turns.
 
-    python -m benchmarks.gpu
+    python -m benchmarks.gpu [MODEL ...] [--modes eager compiled] [--rounds 20] [--sparse]
 
-bf16, channels last for convolutions, eager and torch.compile, batch 256. Ratios are medians of paired rounds. Then what
-2:4 kernels bring to linear layers of a transformer's shapes, whose masks the Sparsifier made.
+bf16, channels last for convolutions, eager and torch.compile, batch 256. Ratios are medians of paired rounds. With
+--sparse, then what 2:4 kernels bring to linear layers of a transformer's shapes, whose masks the Sparsifier made.
 """
 
 from __future__ import annotations
+
+import argparse
 
 import torch
 import torchvision
@@ -25,7 +27,7 @@ def small_of(model: nn.Module, ratio: float, round_to: int) -> nn.Module:
     return prunus.plan(model, x, ratio=ratio, importance="random", round_to=round_to).apply(model)
 
 
-def row(name: str, compiled: bool) -> str:
+def row(name: str, compiled: bool, rounds: int) -> str:
     torch.manual_seed(0)
     dense = torchvision.models.get_model(name, weights=None).eval()
     x = torch.randn(BATCH, 3, 224, 224, device="cuda", dtype=torch.bfloat16).to(memory_format=torch.channels_last)
@@ -35,7 +37,7 @@ def row(name: str, compiled: bool) -> str:
     for key, model in models.items():
         model = model.cuda().bfloat16().to(memory_format=torch.channels_last)
         ready[key] = _compiled(model, x) if compiled else torch_runner(model, x)
-    times = measure(ready, repeats=20, warmup=5)
+    times = measure(ready, repeats=rounds, warmup=5)
     cells = [f"{times['dense'].median_ms:.2f}"]
     for key in ("small", "rounded"):
         cells += [
@@ -58,13 +60,19 @@ def _compiled(model: nn.Module, x: torch.Tensor):
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--modes", nargs="*", default=["eager", "compiled"], choices=["eager", "compiled"])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--sparse", action="store_true")
+    options = parser.parse_args()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, bf16, batch {BATCH}\n")
     print("| model | mode | dense ms | MACs ÷ | halved ms | speed-up | MACs ÷ | rounded to 8 ms | speed-up |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for name in MODELS:
-        for compiled in (False, True):
-            print(row(name, compiled), flush=True)
-    for rows in (256, 4096, 32768):
+    for name in options.models:
+        for mode in options.modes:
+            print(row(name, mode == "compiled", options.rounds), flush=True)
+    for rows in (256, 4096, 32768) if options.sparse else ():
         print(f"\n{two_of_four(rows)}", flush=True)
 
 

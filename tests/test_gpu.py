@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import prunus
 from benchmarks.zoo.case import randomize
 from prunus import masks
+from prunus.deploy.measure import Ratio
 from prunus.train import fit, regularizers
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -111,6 +112,22 @@ def test_two_of_four_computes_the_same_and_is_chosen_only_if_faster(dtype):
     assert [set(layer.sparse) for layer in fast.layers] == [{"2:4"}, {"2:4"}, set()]  # measured, not refused
     for layer in fast.layers[:2]:
         assert layer.chosen == "dense" or layer.sparse["2:4"].median_ms < layer.dense.median_ms
+    with torch.inference_mode():
+        found, expected = fast.model(x), model(x)
+    assert float((found - expected).abs().max()) <= 2e-2 * float(expected.abs().max())
+
+
+def test_a_layer_that_takes_the_two_of_four_kernel_runs_in_the_whole_model(monkeypatch):
+    from prunus.deploy import acceleration
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(512, 1024), nn.ReLU(), nn.Linear(1024, 512))
+    prunus.Sparsifier(model).prune(granularity="2:4")
+    model = model.to("cuda", torch.bfloat16).eval()
+    x = torch.randn(128, 512, device="cuda", dtype=torch.bfloat16)
+    monkeypatch.setattr(acceleration, "speedup", lambda dense, sparse: Ratio(2.0, 2.0, 2.0))  # whatever it takes
+    fast = prunus.accelerate_sparse(model, x)
+    assert [layer.chosen for layer in fast.layers] == ["2:4", "2:4"]
     with torch.inference_mode():
         found, expected = fast.model(x), model(x)
     assert float((found - expected).abs().max()) <= 2e-2 * float(expected.abs().max())

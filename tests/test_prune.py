@@ -338,3 +338,31 @@ def test_large_weights_are_cut_piece_by_piece_alike() -> None:
     assert torch.equal(slice_tensor(data, {0: rows, 1: columns}), expected)
     assert torch.equal(slice_tensor(data.movedim(2, 0), {1: rows, 2: columns}), expected.movedim(2, 0))
     assert torch.equal(slice_tensor(data, {0: rows, 1: columns, 2: (1,)}), expected[..., 1:])
+
+
+def test_the_default_device_is_left_to_the_users_model() -> None:
+    """The default device is the meta device here: what would follow it has no values, and fails."""
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x).relu()) + torch.arange(2)  # where the copy is that is proven
+
+    torch.manual_seed(0)
+    model, data = Own(), [torch.randn(6, 4) for _ in range(4)]
+    plain, masked = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), Own()
+    wanted = [prunus.prune(model, data[0], ratio=0.5), prunus.prune(plain, data[0], ratio=0.5, data=data)]
+    with torch.no_grad():
+        masked.a.weight[:4], masked.a.bias[:4] = 0, 0
+    torch.set_default_device("meta")
+    try:
+        small = [prunus.prune(model, data[0], ratio=0.5), prunus.prune(plain, data[0], ratio=0.5, data=data)]
+        taken = prunus.extract(masked, data[0])
+    finally:
+        torch.set_default_device(None)
+    for found, expected in zip(small, wanted, strict=True):
+        assert torch.equal(found(data[0]), expected(data[0]))
+    torch.testing.assert_close(taken(data[0]), masked(data[0]))

@@ -111,3 +111,17 @@ def test_functions_stay_functions_after_submodules_are_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True"
+
+
+MAKERS = "arange as_tensor asarray empty eye full linspace ones rand randint randn randperm tensor zeros".split()
+
+
+def test_whoever_makes_a_tensor_says_where() -> None:
+    """What prunus computes with must not follow the user's ``torch.set_default_device``."""
+    silent = []
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            made = isinstance(node, ast.Call) and ast.unparse(node.func) in {f"torch.{name}" for name in MAKERS}
+            if made and not any(keyword.arg == "device" for keyword in node.keywords):
+                silent.append(f"{path.relative_to(SOURCE)}:{node.lineno}")
+    assert not silent

@@ -25,7 +25,7 @@ from prunus.operators import Call, find, operator_name
 from prunus.plan import Plan
 from prunus.precision import GROUPED_MM, Precise, as_double, doubled, in_double
 from prunus.residual import without_blocks
-from prunus.running import Inputs, check_eager, each_input, mapped, outputs_in
+from prunus.running import Inputs, check_eager, each_input, mapped, on_cpu, outputs_in
 from prunus.surgery import named_tensors
 from prunus.trace.choices import Choices
 from prunus.trace.functions import OpenMode
@@ -120,7 +120,7 @@ def _prove_width(model: nn.Module, small: nn.Module, plan: Plan, inputs: Inputs)
     for name, tensor in named_tensors(original).items():
         for dim, indices in plan.kept.get(name, {}).items():
             gone = sorted(set(range(tensor.shape[dim])) - set(indices))
-            tensor.data.index_fill_(dim, torch.tensor(gone), 0)
+            tensor.data.index_fill_(dim, torch.tensor(gone, device="cpu"), 0)
     mode = _MaskMode(calls, keep)
     expected = _run(original, inputs, mode)
     return _verdict(outputs_in(expected), outputs_in(found), tuple(dict.fromkeys(mode.leaks)))
@@ -134,7 +134,7 @@ def _verdict(expected: Sequence[Tensor], found: Sequence[Tensor], leaks: tuple[s
 
 def _run(model: nn.Module, inputs: Any, mode: TorchDispatchMode) -> Any:
     own = mapped(torch.clone, inputs)
-    with caches_forgotten(model), torch.random.fork_rng(devices=[]), torch.no_grad(), mode, OpenMode():
+    with caches_forgotten(model), on_cpu(), mode, OpenMode():
         return model(*own[0], **own[1])
 
 
@@ -357,7 +357,7 @@ def _laid_out(tensor: Tensor, stride: tuple[int, ...]) -> Tensor:
     """A copy in the memory layout that the original's tensor had, so that the same operators follow."""
     if 0 in stride:
         stride = _unfolded(tensor.shape, stride)
-    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype).copy_(tensor)
+    return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device="cpu").copy_(tensor)
 
 
 def _unfolded(shape: Sequence[int], stride: Sequence[int]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import copy
 import gc
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -283,6 +283,17 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     cuda = sorted(device.index or 0 for device in devices if device.type == "cuda")
     with untouched(model), torch.random.fork_rng(devices=cuda), torch.no_grad():
         model.eval()
+        yield
+
+
+@contextmanager
+def on_cpu() -> Iterator[None]:
+    """For a run of a copy of ours, which is on no GPU. Within: no gradients, a forked random state, and what
+    ``forward`` makes without naming a device is on the CPU, whatever ``torch.set_default_device`` says.
+    """
+    default = torch.get_default_device().type
+    here = nullcontext() if default == "cpu" else torch.device("cpu")
+    with here, torch.random.fork_rng(devices=[]), torch.no_grad():
         yield
 
 

@@ -173,7 +173,7 @@ def _selected(data: Tensor, cuts: Sequence[tuple[int, Tensor]]) -> Tensor:
         return data
     (first, rows), *rest = cuts
     sizes = {dim: len(indices) for dim, indices in cuts}
-    result = torch.empty([sizes.get(dim, n) for dim, n in enumerate(data.shape)], dtype=data.dtype)
+    result = torch.empty([sizes.get(dim, n) for dim, n in enumerate(data.shape)], dtype=data.dtype, device="cpu")
     count = max(1, _LARGE * data.shape[first] // data.numel())
     for number, some in enumerate(rows.split(count)):
         piece = _selected(data.index_select(first, some), rest)

@@ -18,6 +18,7 @@ from prunus.blockwise.shards import Shards
 from prunus.errors import InputError, SaveError
 from prunus.importance.context import Context
 from prunus.plan import Plan
+from prunus.running import on_cpu
 from prunus.surgery import Kept, slice_tensor
 from prunus.trace import Member
 
@@ -92,7 +93,7 @@ def _skeleton(folder: Path) -> nn.Module:
     kind = getattr(transformers, name, None)
     if kind is None:
         raise SaveError(f"{folder / 'config.json'} names the architecture {name!r}, which transformers doesn't have.")
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), init_empty_weights(include_buffers=False):
+    with on_cpu(), warnings.catch_warnings(), init_empty_weights(include_buffers=False):
         warnings.simplefilter("ignore")
         model: nn.Module = kind(config)
     getattr(model, "tie_weights", lambda: None)()  # each parameter was replaced by its own on the meta device

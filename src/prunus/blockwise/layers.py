@@ -90,7 +90,7 @@ class Seen:
     def _see(self, name: str, found: Contraction, output: Tensor) -> None:
         layers = self._stage.layers
         if name == layers[0] and self._of is not None:
-            rows = found.rows_of_input(torch.arange(positions(output, found.channel))).double()
+            rows = found.rows_of_input(torch.arange(positions(output, found.channel), device="cpu")).double()
             self.moment = self._of(self.moment, rows)
         if name in layers:
             self.calls[name] = found

@@ -116,8 +116,8 @@ def _example(text: str) -> Tensor:
         raise InputError(f"unknown type {dtype!r} in {text!r}.{suggest(dtype, _DTYPES)} Known: {', '.join(_DTYPES)}.")
     kind = getattr(torch, dtype)
     if not kind.is_floating_point:
-        return torch.zeros(sizes, dtype=kind)
-    return torch.randn(sizes, generator=torch.Generator().manual_seed(0)).to(kind)
+        return torch.zeros(sizes, dtype=kind, device="cpu")
+    return torch.randn(sizes, generator=torch.Generator().manual_seed(0), device="cpu").to(kind)
 
 
 def _called(factory: Any, spec: str) -> Any:

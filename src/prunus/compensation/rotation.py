@@ -21,7 +21,17 @@ from prunus.axes import atoms
 from prunus.contractions import Contraction, Watch, names, with_rows
 from prunus.importance import Context
 from prunus.precision import Precise, as_double
-from prunus.running import Batches, call, cloned, each_input, mapped, no_fast_path, outputs_in, undisturbed
+from prunus.running import (
+    Batches,
+    call,
+    cloned,
+    each_input,
+    mapped,
+    no_fast_path,
+    on_cpu,
+    outputs_in,
+    undisturbed,
+)
 from prunus.surgery import copy_model, named_tensors
 from prunus.trace import Graph, Group, Member, trace
 from prunus.trace.run import real_copy
@@ -84,8 +94,8 @@ class _Second:
     """Count, sum and second moments of rows (n, heads, d)."""
 
     n: int = 0
-    total: Tensor = field(default_factory=lambda: torch.zeros(()))
-    gram: Tensor = field(default_factory=lambda: torch.zeros(()))
+    total: Tensor = field(default_factory=lambda: torch.zeros((), device="cpu"))
+    gram: Tensor = field(default_factory=lambda: torch.zeros((), device="cpu"))
 
     def add(self, rows: Tensor) -> None:
         rows = rows.double().movedim(1, 0)  # (heads, n, d)
@@ -309,7 +319,7 @@ def _turned(
 
 
 def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
-    with Precise():  # what a turn changes isn't lost in rounding
+    with on_cpu(), Precise():  # what a turn changes isn't lost in rounding
         return [tensor.clone() for tensor in outputs_in(call(model, *cloned(inputs)))]
 
 

@@ -92,7 +92,9 @@ class Original:
 
         def see(name: str, call_: Contraction, output: Tensor) -> None:
             if name in found:
-                kept = torch.tensor(self.kept.get(name, {}).get(call_.out_dim) or range(output.shape[call_.channel]))
+                kept = torch.tensor(
+                    self.kept.get(name, {}).get(call_.out_dim) or range(output.shape[call_.channel]), device="cpu"
+                )
                 n = positions(output, call_.channel)
                 at = self._sample(n, left[name].pop(0) if left.get(name) else None, batch)
                 calls[name] = call_, kept
@@ -109,9 +111,9 @@ class Original:
 
     def _sample(self, n: int, rows: Tensor | None, seed: int) -> Tensor:
         count = n if rows is None else len(rows)
-        order = torch.arange(count)
+        order = torch.arange(count, device="cpu")
         if count > self.rows:
-            order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: self.rows]
+            order = torch.randperm(count, generator=torch.Generator().manual_seed(seed), device="cpu")[: self.rows]
         return order if rows is None else rows[order.to(rows.device)]
 
 
@@ -163,7 +165,7 @@ class Wave:
         target, x = self.pending.pop(name)
         y, weights = target.y, found.counting(target.y)
         if stream is not None:
-            y = y - found.flat_output(stream, target.at, torch.arange(y.shape[1]))
+            y = y - found.flat_output(stream, target.at, torch.arange(y.shape[1], device="cpu"))
         (self.moments if self.batches % _HELD else self.held)[name].add(x, found.grouped(y), weights)
         if name == self.last and not self.wanted[name]:
             raise Enough

@@ -25,7 +25,7 @@ class Moments:
 
     def __init__(self) -> None:
         self.rows, self.n = 0, 0.0
-        self.x = self.y = self.xx = self.xy = self.yy = torch.zeros(())
+        self.x = self.y = self.xx = self.xy = self.yy = torch.zeros((), device="cpu")
 
     def add(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> None:
         """Take more rows in, each as often as its weight (n,) says, or once."""
@@ -109,5 +109,8 @@ def _solved(left: Tensor, right: Tensor) -> Tensor:
     pivots = factor.diagonal(dim1=-2, dim2=-1).square()
     smallest = torch.finfo(left.dtype).eps * left.shape[-1] * pivots.amax(-1)
     singular = bool(failed.any() or (pivots.amin(-1) <= smallest).any())
-    found: Tensor = torch.linalg.lstsq(left, right).solution if singular else torch.cholesky_solve(right, factor)
-    return found
+    if not singular:
+        found: Tensor = torch.cholesky_solve(right, factor)
+        return found
+    least: Tensor = torch.linalg.lstsq(left.cpu(), right.cpu()).solution  # CUDA has it for full rank alone
+    return least.to(left.device)

@@ -54,7 +54,9 @@ def relevant_rows(model: nn.Module, positional: tuple[Any, ...], keywords: dict[
 
 def random_sum(outputs: Sequence[Tensor], draw: torch.Generator) -> Tensor:
     """All entries of all outputs, each times a number drawn from the standard normal distribution, added up."""
-    return torch.stack([(out * torch.randn(out.shape, generator=draw).to(out)).sum() for out in outputs]).sum()
+    return torch.stack(
+        [(out * torch.randn(out.shape, generator=draw, device="cpu").to(out)).sum() for out in outputs]
+    ).sum()
 
 
 def _note(cell: list[Tensor], channel: int, slope: Tensor) -> None:

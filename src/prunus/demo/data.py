@@ -49,7 +49,7 @@ def load_digits(validation: int = 1000, seed: int = 0) -> Digits:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         learn = _part(arrays["x_train"], arrays["y_train"])
         test = _part(arrays["x_test"], arrays["y_test"])
-    order = torch.randperm(len(learn), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(learn), generator=torch.Generator().manual_seed(seed), device="cpu")
     kept_out, rest = order[:validation], order[validation:]
     return Digits(
         train=Part(learn.images[rest], learn.labels[rest]),
@@ -81,7 +81,7 @@ def batches(part: Part, size: int = 64) -> DataLoader[tuple[Tensor, Tensor]]:
 
 def _shifted(batch: Any) -> tuple[Tensor, Tensor]:
     images, labels = batch  # already one slice: see _Sliced
-    down, right = torch.randint(0, 3, (2,)).tolist()
+    down, right = torch.randint(0, 3, (2,), device="cpu").tolist()
     framed = F.pad(images, (1, 1, 1, 1), value=-MEAN / DEVIATION)
     return framed[:, :, down : down + 28, right : right + 28], labels
 

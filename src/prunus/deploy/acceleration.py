@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.sparse import to_sparse_semi_structured
 
-from prunus.deploy.measure import Latency, measure, speedup, torch_runner
+from prunus.deploy.measure import Latency, eval_runner, measure, speedup
 from prunus.errors import InputError, PlanError, TraceError, suggest
 from prunus.report.tables import Table, milliseconds
 from prunus.running import as_args, call, check_eager, cloned, tensors_in, undisturbed
@@ -150,9 +150,8 @@ def accelerate_sparse(
             chosen[name] = replacement
     fast = _replaced(model, chosen)
     _check_whole(model, fast, args, kwargs)
-    times = measure(
-        {"dense": torch_runner(model, args, kwargs), "sparse": torch_runner(fast, args, kwargs)}, repeats=repeats
-    )
+    runners = {side: eval_runner(m, args, kwargs) for side, m in (("dense", model), ("sparse", fast))}
+    times = measure(runners, repeats=repeats)
     return Accelerated(fast, tuple(layers), times["dense"], times["sparse"])
 
 
@@ -262,7 +261,7 @@ def _own(bias: Tensor | None) -> Tensor | None:
 
 def _agree(found: Tensor, expected: Tensor, slack: float = 1.0) -> bool:
     tolerance = slack * 1e-5 if expected.dtype in (torch.float32, torch.float64) else 2e-2
-    off = (found - expected).abs().max() if found.numel() else torch.zeros(())
+    off = (found - expected).abs().max() if found.numel() else torch.zeros((), device="cpu")
     return found.shape == expected.shape and float(off) <= tolerance * float(expected.abs().max())
 
 
@@ -282,8 +281,8 @@ def _runner(module: nn.Module, inputs: list[Tensor]) -> Callable[[], None]:
 def _crossover(shape: tuple[int, int], inputs: list[Tensor], repeats: int) -> float | None:
     """The lowest of LEVELS at which CSR is faster than dense, taking it that more zeros are never slower."""
     draw = torch.Generator().manual_seed(0)
-    weight = torch.randn(shape, generator=draw).to(inputs[0].dtype)
-    chance = torch.rand(shape, generator=draw)
+    weight = torch.randn(shape, generator=draw, device="cpu").to(inputs[0].dtype)
+    chance = torch.rand(shape, generator=draw, device="cpu")
 
     def faster(level: float) -> bool:
         zeroed = weight.masked_fill(chance < level, 0)

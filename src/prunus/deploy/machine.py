@@ -47,8 +47,8 @@ def processor() -> str:
 
 def peak() -> Peak:
     """Measure the machine, in about a second: the best of several runs of each, since what is asked is the most."""
-    a = torch.randn(1024, 1024)
-    source, one = torch.zeros(32 * 2**20), torch.zeros(1)
+    a = torch.randn(1024, 1024, device="cpu")
+    source, one = torch.zeros(32 * 2**20, device="cpu"), torch.zeros(1, device="cpu")
     target = torch.empty_like(source)
     with torch.inference_mode():
         product = _best(lambda: a @ a, 12)

@@ -126,7 +126,12 @@ def torch_runner(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None =
     that shares the weights is run instead.
     """
     check_eager(model)
-    args, kwargs = cloned((as_args(args), dict(kwargs or {})))
+    return eval_runner(model, as_args(args), dict(kwargs or {}))
+
+
+def eval_runner(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
+    """The same without a look at the model, whose weights may be in a format that can't be cut."""
+    args, kwargs = cloned((args, kwargs))
     model = in_eval(model)
     on_cuda = any(t.is_cuda for t in (*model.parameters(), *tensors_in((args, kwargs))))
 

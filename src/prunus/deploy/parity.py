@@ -52,9 +52,9 @@ class Batch:
             if not values.numel():
                 return tensor.new_empty(shape)
             if not tensor.is_floating_point() or not values.isfinite().all():
-                return values[torch.randint(len(values), shape, generator=generator)]
+                return values[torch.randint(len(values), shape, generator=generator, device="cpu")]
             deviation = float(values.double().std()) if len(values) > 1 else 0.0
-            noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+            noise = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
             return (float(values.double().mean()) + (deviation or 1.0) * noise).to(tensor.dtype)
 
         drawn: Inputs = pytree.tree_map_only(Tensor, like, inputs)
@@ -163,7 +163,9 @@ def _is_undecided(run: Run, inputs: Inputs, expected: list[Tensor], tolerance: f
         if not tensor.is_floating_point():
             return tensor
         spread = float(tensor.double().std()) if tensor.numel() > 1 else 1.0
-        return tensor + 0.1 * tolerance * spread * torch.randn(tensor.shape, generator=generator).to(tensor)
+        return tensor + 0.1 * tolerance * spread * torch.randn(tensor.shape, generator=generator, device="cpu").to(
+            tensor
+        )
 
     near = (tensors_in(run(pytree.tree_map_only(Tensor, moved, inputs))) for _ in range(_MOVES))
     return any(not _gap(expected, found)[1] <= tolerance for found in near)

@@ -130,7 +130,10 @@ def _encode(tensor: Tensor) -> tuple[_Entry, Tensor]:
 
 
 def _check_total(path: Path, entries: Mapping[str, _Entry], limit: int) -> None:
-    total = sum(math.prod(e.shape) * torch.empty((), dtype=_DTYPES[e.dtype]).element_size() for e in entries.values())
+    total = sum(
+        math.prod(e.shape) * torch.empty((), dtype=_DTYPES[e.dtype], device="cpu").element_size()
+        for e in entries.values()
+    )
     if total > limit:
         raise SaveError(
             f"{path} would take {total:,} bytes, more than the {limit:,} that a file of its size may: if you trust it, "
@@ -140,12 +143,12 @@ def _check_total(path: Path, entries: Mapping[str, _Entry], limit: int) -> None:
 
 def _decode(name: str, entry: _Entry, stored: Tensor) -> Tensor:
     dtype = _DTYPES[entry.dtype]
-    size, total = torch.empty((), dtype=dtype).element_size(), math.prod(entry.shape)
+    size, total = torch.empty((), dtype=dtype, device="cpu").element_size(), math.prod(entry.shape)
     pieces = iter(stored.split(entry.lengths))
     there = unpack_bits(_part(name, next(pieces), -(-total // 8)), torch.Size([total]), name)
     if int(there.sum()) != entry.filled:
         raise SaveError(f"{name!r} has {int(there.sum())} values by its mask and {entry.filled} by its entry: damaged.")
-    elements = torch.zeros(total, size, dtype=torch.uint8)
+    elements = torch.zeros(total, size, dtype=torch.uint8, device="cpu")
     elements[there] = torch.stack([_part(name, next(pieces), entry.filled) for _ in range(size)], dim=1)
     return elements.view(-1).view(dtype).view(entry.shape)
 
@@ -160,4 +163,8 @@ def _part(name: str, stored: Tensor, length: int) -> Tensor:
 
 
 def _bytes(data: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.zeros(0, dtype=torch.uint8)
+    return (
+        torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        if data
+        else torch.zeros(0, dtype=torch.uint8, device="cpu")
+    )

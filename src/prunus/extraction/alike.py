@@ -75,7 +75,7 @@ def _by_keys(dim: int, keys: Sequence[Tensor], scale: Tensor) -> Found:
     which, counts = torch.unique(table, dim=0, return_inverse=True, return_counts=True)[1:]
     if int(counts.max()) == 1:
         return None
-    numbers = torch.arange(len(which))
+    numbers = torch.arange(len(which), device="cpu")
     group = torch.full_like(counts, len(which)).scatter_reduce(0, which, numbers, "amin")[which]
     return Alike(dim, group, scale / scale[group])
 
@@ -90,11 +90,13 @@ def alike_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     alive = scale != 0
     scale = torch.where(alive, scale, 1)
     unit = rows / scale[:, None]
-    mark = unit @ torch.cos(torch.arange(rows.shape[1], dtype=rows.dtype) + 1)  # alike rows are neighbours in its order
+    mark = unit @ torch.cos(
+        torch.arange(rows.shape[1], dtype=rows.dtype, device="cpu") + 1
+    )  # alike rows are neighbours in its order
     order = mark.argsort()
     near = (mark[order[1:]] - mark[order[:-1]]).abs() <= 1e-9 * rows.shape[1]
     near &= alive[order[1:]] & alive[order[:-1]]
-    group = torch.arange(len(rows))
+    group = torch.arange(len(rows), device="cpu")
     for i in torch.nonzero(near).flatten().tolist():
         a, b = int(order[i]), int(order[i + 1])
         if float((unit[a] - unit[b]).abs().max()) <= 2.0**-_DIGITS:
@@ -106,21 +108,29 @@ def _mapped(dim: int, kernel: Tensor, shift: Tensor | None, x: Found) -> Found:
     """Outputs of a linear map, kernel ``[groups, out, in, taps]``, of inputs some of which may be alike."""
     groups, outs, inner, taps = kernel.shape
     kernel = kernel.double()
-    source, factor = torch.arange(groups * inner), torch.ones(groups * inner, dtype=torch.float64)
+    source, factor = (
+        torch.arange(groups * inner, device="cpu"),
+        torch.ones(groups * inner, dtype=torch.float64, device="cpu"),
+    )
     if x is not None:
         source, factor = x.group, x.scale
     kernel = kernel * factor.view(groups, 1, inner, 1)
-    bias = torch.zeros(groups * outs, dtype=torch.float64) if shift is None else shift.double()
+    bias = torch.zeros(groups * outs, dtype=torch.float64, device="cpu") if shift is None else shift.double()
     if inner == 1:
         rows = kernel.reshape(groups * outs, taps)
         group, scale = alike_rows(torch.cat([rows, bias[:, None]], 1))
         found = _by_keys(dim, [group, source.repeat_interleave(outs)], scale)
         return found if found is None or bool(rows.any(1).all()) else _apart(found, ~rows.any(1))
-    group, scale = torch.arange(groups * outs), torch.ones(groups * outs, dtype=torch.float64)
+    group, scale = (
+        torch.arange(groups * outs, device="cpu"),
+        torch.ones(groups * outs, dtype=torch.float64, device="cpu"),
+    )
     for g in range(groups):
         own = slice(g * outs, (g + 1) * outs)
         ids = torch.unique(source[g * inner : (g + 1) * inner], return_inverse=True)[1]
-        rows = torch.zeros(outs, int(ids.max()) + 1, taps, dtype=torch.float64).index_add_(1, ids, kernel[g])
+        rows = torch.zeros(outs, int(ids.max()) + 1, taps, dtype=torch.float64, device="cpu").index_add_(
+            1, ids, kernel[g]
+        )
         rows = torch.cat([rows.flatten(1), bias[own, None]], 1)
         rows[~rows[:, :-1].any(1)] = 0  # constants are another matter
         part, scale[own] = alike_rows(rows)
@@ -129,7 +139,7 @@ def _mapped(dim: int, kernel: Tensor, shift: Tensor | None, x: Found) -> Found:
 
 
 def _apart(found: Alike, alone: Tensor) -> Found:
-    numbers = torch.arange(len(alone))
+    numbers = torch.arange(len(alone), device="cpu")
     return _by_keys(found.dim, [torch.where(alone, len(alone) + numbers, found.group)], found.scale)
 
 
@@ -210,7 +220,7 @@ def _term(tensor: Tensor, place: int, look: Look, seen: Seen) -> tuple[Tensor, T
     if found is not None and found.dim - tensor.dim() == place:
         return found.group, found.scale
     if tensor.dim() < -place or tensor.shape[place] == 1:
-        return torch.zeros(1), torch.ones(1, dtype=torch.float64)
+        return torch.zeros(1, device="cpu"), torch.ones(1, dtype=torch.float64, device="cpu")
     same, value = along(look(tensor), tensor.dim() + place, tensor.shape[place])
     if not bool(same.all()):
         return None
@@ -246,7 +256,9 @@ def _normalized(call: Call, look: Look, seen: Seen) -> Found:
     shift = (0 if bias is None else bias) - mean * gain
     still = gain == 0  # constants are another matter
     scale = torch.where(still, 1, found.scale * gain)
-    return _by_keys(1, [torch.where(still, -1 - torch.arange(len(still)), found.group), rounded(shift / scale)], scale)
+    return _by_keys(
+        1, [torch.where(still, -1 - torch.arange(len(still), device="cpu"), found.group), rounded(shift / scale)], scale
+    )
 
 
 def _pooled(call: Call, seen: Seen) -> Found:
@@ -288,7 +300,9 @@ def _rearranged(call: Call, seen: Seen) -> list[Found]:
         return [_regrouped(found, x.shape, call.outputs[0].shape)]
     if any(isinstance(a, Tensor) for a in call.args[1:]):
         return nothing
-    line = torch.arange(1, x.shape[found.dim] + 1).view([-1 if d == found.dim else 1 for d in range(x.dim())])
+    line = torch.arange(1, x.shape[found.dim] + 1, device="cpu").view(
+        [-1 if d == found.dim else 1 for d in range(x.dim())]
+    )
     moved = call.func(line.expand(x.shape), *call.args[1:], **call.kwargs)
     return [_followed(found, place) for place in ([moved] if isinstance(moved, Tensor) else moved)]
 
@@ -316,7 +330,7 @@ def _regrouped(found: Alike, before: torch.Size, after: torch.Size) -> Found:
     inner = after[dim] // size
     if before[found.dim + 1 :].numel() % inner:
         return None
-    group = found.group.repeat_interleave(inner) * inner + torch.arange(inner).repeat(size)
+    group = found.group.repeat_interleave(inner) * inner + torch.arange(inner, device="cpu").repeat(size)
     return Alike(dim, group, found.scale.repeat_interleave(inner))
 
 
@@ -344,8 +358,8 @@ def _joined(tensors: Sequence[Tensor], dim: int, seen: Seen) -> Found:
     groups, scales, start = [], [], 0
     for tensor in tensors:
         size, found = tensor.shape[dim], _on(seen(tensor), dim)
-        numbers = torch.arange(size)
+        numbers = torch.arange(size, device="cpu")
         groups.append((numbers if found is None else found.group) + start)
-        scales.append(torch.ones(size, dtype=torch.float64) if found is None else found.scale)
+        scales.append(torch.ones(size, dtype=torch.float64, device="cpu") if found is None else found.scale)
         start += size
     return _by_keys(dim, [torch.cat(groups)], torch.cat(scales))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.prove import DoubleMode, largest_error
-from prunus.running import mapped, outputs_in
+from prunus.running import mapped, on_cpu, outputs_in
 from prunus.trace.functions import OpenMode
 
 
@@ -57,7 +57,7 @@ def _error(small: nn.Module, inputs: Any, expected: list[Tensor]) -> float:
 
 def _outputs(model: nn.Module, inputs: Any) -> list[Tensor]:
     own = mapped(torch.clone, inputs)
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), DoubleMode(), OpenMode():
+    with on_cpu(), DoubleMode(), OpenMode():
         return outputs_in(model.eval()(*own[0], **own[1]))
 
 
@@ -66,7 +66,7 @@ def _others(inputs: Any) -> Iterator[tuple[str, Any]]:
 
     def noise(tensor: Tensor, shape: list[int]) -> Tensor:
         if tensor.is_floating_point():
-            return torch.randn(shape, generator=generator, dtype=tensor.dtype)
+            return torch.randn(shape, generator=generator, dtype=tensor.dtype, device="cpu")
         repeats = [-(-n // m) for n, m in zip(shape, tensor.shape, strict=True)]
         return tensor.repeat(repeats)[tuple(slice(n) for n in shape)]
 

@@ -147,7 +147,7 @@ class _Watcher:
         if self._overwritten(tensor, since):
             return None
         if since == 0 and NAME in tensor.__dict__:
-            return Known(tensor.detach(), torch.ones((), dtype=torch.bool).expand(tensor.shape), True)
+            return Known(tensor.detach(), torch.ones((), dtype=torch.bool, device="cpu").expand(tensor.shape), True)
         known: Known | None = found
         return known
 
@@ -252,7 +252,7 @@ def _overlap(tensor: Tensor, place: Place) -> bool:
     size, stride, offset, dtype = place
     if dtype != tensor.dtype:
         return True
-    touched = torch.zeros(tensor.untyped_storage().nbytes() // tensor.element_size(), dtype=torch.bool)
+    touched = torch.zeros(tensor.untyped_storage().nbytes() // tensor.element_size(), dtype=torch.bool, device="cpu")
     touched.as_strided(size, stride, offset).fill_(True)
     return bool(touched.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).any())
 

@@ -47,11 +47,11 @@ def known(value: Tensor, where: Tensor, fixed: bool = False) -> Known | None:
 def along(found: Known | None, dim: int, size: int) -> tuple[Tensor, Tensor]:
     """Per position of dimension ``dim``: is it one constant over all others (``[size]``, bool), and which."""
     if found is None:
-        return torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.float64)
+        return torch.zeros(size, dtype=torch.bool, device="cpu"), torch.zeros(size, dtype=torch.float64, device="cpu")
     value = found.value.movedim(dim, 0).reshape(size, -1).double()
     where = found.where.movedim(dim, 0).reshape(size, -1)
     if not value.shape[1]:
-        return torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.float64)
+        return torch.zeros(size, dtype=torch.bool, device="cpu"), torch.zeros(size, dtype=torch.float64, device="cpu")
     same = where.all(1) & (value.amax(1) == value.amin(1))
     return same, torch.where(same, value[:, 0], 0)
 

@@ -33,7 +33,9 @@ def passed(call: Call, look: Look) -> list[Found]:
     if torch.Tag.nondeterministic_seeded in call.func.tags and family != "attention":  # random by its dropout alone
         return nothing
     if _all_fixed(call, look, family):
-        return [known(_own(call, out), torch.ones(out.shape, dtype=torch.bool), True) for out in call.outputs]
+        return [
+            known(_own(call, out), torch.ones(out.shape, dtype=torch.bool, device="cpu"), True) for out in call.outputs
+        ]
     rule = RULES.get(call.name.removesuffix("_"), RULES.get(call.name, FAMILIES.get(family)))
     found = rule(call, look) if rule is not None else None
     if isinstance(found, list):
@@ -80,8 +82,8 @@ def pointwise(call: Call, look: Look) -> Found | list[Found]:
     if any(k is None for k in found) and not (product and any(k is not None for k in found)):
         return None
     shape = call.outputs[0].shape
-    where = torch.ones(shape, dtype=torch.bool)
-    zero = torch.zeros(shape, dtype=torch.bool)
+    where = torch.ones(shape, dtype=torch.bool, device="cpu")
+    zero = torch.zeros(shape, dtype=torch.bool, device="cpu")
     for k in found:
         where = where & (k.where if k is not None else False)
         zero = zero | (k.zero if k is not None else False)
@@ -105,7 +107,7 @@ def _filled(call: Call, look: Look) -> Found:
     """A number for every element."""
     if any(isinstance(a, Tensor) for a in call.args[1:]):
         return None
-    return known(call.outputs[0].clone(), torch.ones(call.outputs[0].shape, dtype=torch.bool))
+    return known(call.outputs[0].clone(), torch.ones(call.outputs[0].shape, dtype=torch.bool, device="cpu"))
 
 
 def _glu(call: Call, look: Look) -> Found:
@@ -141,7 +143,9 @@ def shape(call: Call, look: Look) -> list[Found] | None:
     values = {i: k.value if k is not None else None for i, k in found.items()}
     flags = {i: k.where if k is not None else None for i, k in found.items()}
     value = _rearranged(call, lambda t: torch.zeros_like(t) if (v := values[id(t)]) is None else v)
-    where = _rearranged(call, lambda t: torch.zeros(t.shape, dtype=torch.bool) if (f := flags[id(t)]) is None else f)
+    where = _rearranged(
+        call, lambda t: torch.zeros(t.shape, dtype=torch.bool, device="cpu") if (f := flags[id(t)]) is None else f
+    )
     fixed = all(k is not None and k.fixed for k in found.values())
     return [known(v, w, fixed) for v, w in zip(value, where, strict=True)]
 
@@ -149,7 +153,7 @@ def shape(call: Call, look: Look) -> list[Found] | None:
 def _rearranged(call: Call, stand_in: Callable[[Tensor], Tensor]) -> list[Tensor]:
     if call.name in _RESHAPES:
         if call.arg("dtype") is not None:
-            return [torch.zeros(call.outputs[0].shape, dtype=torch.bool)]
+            return [torch.zeros(call.outputs[0].shape, dtype=torch.bool, device="cpu")]
         return [stand_in(call.args[0]).reshape(call.outputs[0].shape)]
     result = _run(call, lambda t: stand_in(t).detach())  # an object of its own, which may be turned in place
     return [result] if isinstance(result, Tensor) else list(result)
@@ -159,7 +163,7 @@ def _padded(call: Call, look: Look) -> Found:
     """Constants laid around: known, unless they lie around something that isn't."""
     found = look(call.args[0])
     value = found.value if found is not None else torch.zeros_like(call.args[0])
-    where = found.where if found is not None else torch.zeros(call.args[0].shape, dtype=torch.bool)
+    where = found.where if found is not None else torch.zeros(call.args[0].shape, dtype=torch.bool, device="cpu")
     flags = torch.ops.aten.constant_pad_nd.default(where, call.arg("pad"), True)
     return known(torch.ops.aten.constant_pad_nd.default(value, call.arg("pad"), call.arg("value") or 0), flags)
 
@@ -257,7 +261,10 @@ def matrix(call: Call, look: Look) -> Found:
 def multiplied(a: Tensor, x: Known | None, b: Tensor, y: Known | None) -> Found:
     if y is None or a.dim() < 2 or b.dim() < 2:
         return None
-    value, where = torch.zeros(1, a.shape[-1], dtype=y.value.dtype), torch.zeros(1, a.shape[-1]).bool()
+    value, where = (
+        torch.zeros(1, a.shape[-1], dtype=y.value.dtype, device="cpu"),
+        torch.zeros(1, a.shape[-1], device="cpu").bool(),
+    )
     if x is not None:
         value, where = x.value, x.where
         if bool((value == value[..., :1, :]).all()) and bool((where == where[..., :1, :]).all()):
@@ -348,7 +355,7 @@ def averaged(call: Call, look: Look) -> Found:
 
 
 def creation(call: Call, look: Look) -> list[Found]:
-    return [known(out.clone(), torch.ones(out.shape, dtype=torch.bool)) for out in call.outputs]
+    return [known(out.clone(), torch.ones(out.shape, dtype=torch.bool, device="cpu")) for out in call.outputs]
 
 
 def _embedding(call: Call, look: Look) -> Found:

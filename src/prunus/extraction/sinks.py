@@ -171,5 +171,5 @@ def _compared(call: Call, look: Look, module: str) -> Sink:
     query, key = call.arg("query"), call.arg("key")
     size = query.shape[-1]
     silent = _zero(look(query), query.dim() - 1, size) | _zero(look(key), key.dim() - 1, size)
-    none = torch.zeros(size, dtype=torch.bool)
+    none = torch.zeros(size, dtype=torch.bool, device="cpu")
     return Sink(module, call.axes_of(query)[-1], None, None, ~silent, none, none.double())

@@ -58,6 +58,6 @@ def _can(model: nn.Module, path: str, module: nn.Module) -> bool:
 def _live(module: Any, rows: tuple[int, ...], columns: tuple[int, ...] | None) -> tuple[int, ...]:
     weight = module.weight.detach()
     if columns is not None:
-        weight = weight.index_select(1, torch.tensor(columns))
+        weight = weight.index_select(1, torch.tensor(columns, device="cpu"))
     alive = (weight != 0).flatten(1).any(1).tolist()
     return tuple(i for i in rows if alive[i])

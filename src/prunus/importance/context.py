@@ -95,7 +95,7 @@ class Context:
             weight = self.values(member.name).double().movedim(member.dim, 0)
             at = self.places(member, group.atom)
             parts.append(weight[at.flatten()].reshape(group.size, -1).cpu())
-        return torch.cat(parts, 1) if parts else torch.zeros(group.size, 0, dtype=torch.float64)
+        return torch.cat(parts, 1) if parts else torch.zeros(group.size, 0, dtype=torch.float64, device="cpu")
 
     def places(self, member: Member, atom: Atom) -> Tensor:
         """``[atom.size, n]``: the positions of the member's dimension that go through each index of the atom."""
@@ -153,7 +153,7 @@ class Context:
             waiting = {name: list(calls) for name, calls in rows.items()}
             for member, found, output in self._seen(args, kwargs):
                 known = waiting.get(member.name)
-                at = known.pop(0) if known else torch.arange(positions(output, found.channel))
+                at = known.pop(0) if known else torch.arange(positions(output, found.channel), device="cpu")
                 yield member, found, output, at
 
     def _seen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[Member, Contraction, Tensor]]:

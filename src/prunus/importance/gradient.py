@@ -19,7 +19,7 @@ def gradient(context: Context) -> Found:
     """
     found: dict[Place, Tensor] = {}
     for group in context.graph.free:
-        total = torch.zeros(group.size, dtype=torch.float64)
+        total = torch.zeros(group.size, dtype=torch.float64, device="cpu")
         rows = [member for member in context.members(group) if member.dim == 0]
         for member in rows:
             product = (context.values(member.name) * context.gradients[member.name]).double().cpu()

@@ -21,7 +21,9 @@ def obd(context: Context) -> Found:
     for batch in context.batches():
         for _ in range(PROBES):
             n += 1
-            signs = {k: (torch.randint(0, 2, t.shape, generator=draw) * 2 - 1).to(t) for k, t in total.items()}
+            signs = {
+                k: (torch.randint(0, 2, t.shape, generator=draw, device="cpu") * 2 - 1).to(t) for k, t in total.items()
+            }
             for name, product in context.hessian_times(batch, signs).items():
                 total[name] += signs[name] * product
     return {name: (h / n).clamp(min=0) * context.values(name).square() / 2 for name, h in total.items()}

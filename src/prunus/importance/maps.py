@@ -28,7 +28,7 @@ def hrank(context: Context) -> Found:
 
 def _rank_of_positions(context: Context, member: Member, x: Tensor) -> Tensor:
     """For each input position the rank over all positions of its index, shared among them."""
-    result = torch.zeros(x.shape[1], dtype=torch.float64)
+    result = torch.zeros(x.shape[1], dtype=torch.float64, device="cpu")
     for atom in context.atoms(member):
         at = context.places(member, atom)
         maps = x[:, at.flatten().to(x.device)].reshape(len(x), *at.shape, -1)  # (examples, size, n, rest)

@@ -32,7 +32,7 @@ class Consumer:
 
     def blocks(self, places: Tensor) -> Tensor:
         """``[size, n]``: the inputs that go with each index, for the positions that do."""
-        return (places[..., None] * self.kernel + torch.arange(self.kernel)).flatten(1)
+        return (places[..., None] * self.kernel + torch.arange(self.kernel, device="cpu")).flatten(1)
 
 
 def consumers(context: Context, only: Collection[Member] | None = None, *, centred: bool) -> dict[Member, Consumer]:
@@ -49,8 +49,12 @@ def consumers(context: Context, only: Collection[Member] | None = None, *, centr
             continue
         mine = moments.setdefault(member, Moments())
         if len(at) > ROWS:
-            at = at[torch.randperm(len(at), generator=torch.Generator().manual_seed(mine.rows)).to(at.device)[:ROWS]]
-        everything = torch.arange(output.shape[found.channel])
+            at = at[
+                torch.randperm(len(at), generator=torch.Generator().manual_seed(mine.rows), device="cpu").to(at.device)[
+                    :ROWS
+                ]
+            ]
+        everything = torch.arange(output.shape[found.channel], device="cpu")
         y = found.flat_output(output, at, everything)
         mine.add(found.rows_of_input(at), found.grouped(y), found.counting(y))
         calls[member] = found
@@ -120,8 +124,8 @@ def thinet(context: Context) -> Found:
 
 def _contributions(consumer: Consumer, blocks: Tensor) -> Tensor:
     """``[size, size]``: the mean product of what two indices put into the outputs, over the outputs' variance."""
-    spread = torch.zeros(consumer.gram.shape[-1], len(blocks), dtype=torch.float64)
-    spread[blocks.flatten(), torch.arange(len(blocks)).repeat_interleave(blocks.shape[1])] = 1
+    spread = torch.zeros(consumer.gram.shape[-1], len(blocks), dtype=torch.float64, device="cpu")
+    spread[blocks.flatten(), torch.arange(len(blocks), device="cpu").repeat_interleave(blocks.shape[1])] = 1
     pairs = (consumer.gram * (consumer.weight.mT @ consumer.weight)).sum(0)
     return spread.T.to(pairs) @ pairs @ spread.to(pairs) / consumer.variance
 
@@ -233,8 +237,8 @@ class _Elimination:
 
 def eliminate(readers: list[_Elimination], size: int) -> Tensor:
     """``[size]``: the error that each index adds when its turn to go comes."""
-    left = torch.arange(size)
-    score, floor = torch.zeros(size, dtype=torch.float64), 0.0
+    left = torch.arange(size, device="cpu")
+    score, floor = torch.zeros(size, dtype=torch.float64, device="cpu"), 0.0
     while len(left):
         costs = torch.stack([reader.costs(left.to(reader.at.device)).cpu() for reader in readers]).sum(0)
         order = torch.argsort(costs, stable=True)
@@ -243,7 +247,7 @@ def eliminate(readers: list[_Elimination], size: int) -> Tensor:
         floor = float(score[left[turn]].max())
         for reader in readers:
             reader.remove(left[turn].to(reader.at.device))
-        stays = torch.ones(len(left), dtype=torch.bool)
+        stays = torch.ones(len(left), dtype=torch.bool, device="cpu")
         stays[turn] = False
         left = left[stays]
     return score

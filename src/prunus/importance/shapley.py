@@ -32,14 +32,14 @@ def shapley(context: Context) -> Found:
     for group in context.graph.free:
         runner = _Runner(context, group, batch)
         if runner.reads:
-            orders = [torch.randperm(group.size, generator=draw) for _ in range(PERMUTATIONS)]
+            orders = [torch.randperm(group.size, generator=draw, device="cpu") for _ in range(PERMUTATIONS)]
             found[group] = torch.stack([_rises(runner, order) for order in orders]).mean(0)
     return found
 
 
 def _rises(runner: _Runner, order: Tensor) -> Tensor:
-    there = torch.ones(len(order))
-    rises, before = torch.zeros(len(order), dtype=torch.float64), runner.loss(there)
+    there = torch.ones(len(order), device="cpu")
+    rises, before = torch.zeros(len(order), dtype=torch.float64, device="cpu"), runner.loss(there)
     for index in order:
         there[index] = 0
         after = runner.loss(there)
@@ -113,7 +113,7 @@ class _Masked(OpenMode):
         return result
 
     def _mask(self, found: Any, places: Tensor) -> Tensor:
-        mask = torch.ones(found.weight.shape[found.in_dim])
+        mask = torch.ones(found.weight.shape[found.in_dim], device="cpu")
         mask[places.flatten()] = self.there.repeat_interleave(places.shape[1])
         mask = mask.repeat(found.groups).to(found.x)
         return mask.view(-1, *[1] * (found.x.dim() - 2)) if found.window is not None else mask

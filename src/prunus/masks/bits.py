@@ -12,7 +12,7 @@ def pack_bits(mask: Tensor) -> Tensor:
     """A bool tensor, eight to a byte, the first in the highest bit."""
     bits = mask.detach().flatten().to("cpu", torch.uint8)
     bits = torch.nn.functional.pad(bits, (0, -len(bits) % 8)).view(-1, 8)
-    return (bits << torch.arange(7, -1, -1, dtype=torch.uint8)).sum(1).to(torch.uint8)
+    return (bits << torch.arange(7, -1, -1, dtype=torch.uint8, device="cpu")).sum(1).to(torch.uint8)
 
 
 def unpack_bits(packed: Tensor, shape: torch.Size, name: str) -> Tensor:

@@ -157,7 +157,7 @@ class SET(Regrow):
 
     def grow(self, name: str, mask: Tensor, dropped: Tensor, count: int) -> Tensor:
         """Anywhere at random, but in the places just dropped only where no others are left."""
-        chance = torch.rand(mask.shape, generator=self.generator).to(mask.device) + dropped.float()
+        chance = torch.rand(mask.shape, generator=self.generator, device="cpu").to(mask.device) + dropped.float()
         return lowest(chance, ~mask | dropped, count)
 
 

@@ -64,10 +64,10 @@ def digits(examples: int | None = None, batch: int = 64) -> Data:
 def sequences(examples: int = 4000, length: int = 16, tokens: int = 32, classes: int = 4, batch: int = 64) -> Data:
     """Token sequences (batch, length) of several random Markov chains; the class is which chain made it. Generated."""
     draw = torch.Generator().manual_seed(0)
-    chains = torch.softmax(3 * torch.randn(classes, tokens, tokens, generator=draw), -1)
+    chains = torch.softmax(3 * torch.randn(classes, tokens, tokens, generator=draw, device="cpu"), -1)
     sets = []
     for count in (examples, 500, 1000):
-        labels = torch.randint(0, classes, (count,), generator=draw)
+        labels = torch.randint(0, classes, (count,), generator=draw, device="cpu")
         sets.append((_walk(chains[labels], length, draw), labels))
     return _data(sets, batch, Data)
 
@@ -75,7 +75,7 @@ def sequences(examples: int = 4000, length: int = 16, tokens: int = 32, classes:
 def next_tokens(examples: int = 2000, length: int = 24, tokens: int = 48, batch: int = 32) -> Data:
     """Sequences of one random Markov chain: each token is to be told from those before it. Generated."""
     draw = torch.Generator().manual_seed(0)
-    chain = torch.softmax(3 * torch.randn(tokens, tokens, generator=draw), -1)
+    chain = torch.softmax(3 * torch.randn(tokens, tokens, generator=draw, device="cpu"), -1)
     sets = []
     for count in (examples, 200, 400):
         ids = _walk(chain.expand(count, -1, -1), length + 1, draw)
@@ -99,9 +99,9 @@ def _data(sets: list[tuple[Tensor, Tensor]], batch: int, make: Callable[..., Dat
 
 def _walk(chains: Tensor, length: int, draw: torch.Generator) -> Tensor:
     """(count, length) tokens, a walk on the chain (count, tokens, tokens) of each."""
-    at = torch.randint(0, chains.shape[-1], (len(chains), 1), generator=draw)
+    at = torch.randint(0, chains.shape[-1], (len(chains), 1), generator=draw, device="cpu")
     steps = [at]
     for _ in range(length - 1):
-        rows = chains[torch.arange(len(chains)), steps[-1][:, 0]]
+        rows = chains[torch.arange(len(chains), device="cpu"), steps[-1][:, 0]]
         steps.append(torch.multinomial(rows, 1, generator=draw))
     return torch.cat(steps, 1)

@@ -109,7 +109,7 @@ def _stays(source: Source, steps: Sequence[Addition | Move]) -> bool:
     moves = [step for step in steps if isinstance(step, Move)]
     if not moves:
         return True
-    start = torch.arange(torch.Size(source.shape).numel()).reshape(source.shape)
+    start = torch.arange(torch.Size(source.shape).numel(), device="cpu").reshape(source.shape)
     now = start
     for move in moves:
         try:

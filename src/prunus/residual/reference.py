@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prunus.errors import PlanError
 from prunus.residual.blocks import judged, watched
 from prunus.residual.stream import Addition
-from prunus.running import Inputs, mapped
+from prunus.running import Inputs, mapped, on_cpu
 from prunus.trace.functions import OpenMode
 
 
@@ -35,7 +35,7 @@ def without_blocks(original: nn.Module, dropped: Iterable[str], example: Inputs,
             raise PlanError(f"the plan drops {name!r}, which can't be removed: {refusal}.")
         skipped.update({addition.number: addition for addition in additions})
     own = mapped(torch.clone, example)
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), mode(), _Skipping(skipped), OpenMode():
+    with on_cpu(), mode(), _Skipping(skipped), OpenMode():
         return original(*own[0], **own[1])
 
 

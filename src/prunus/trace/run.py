@@ -15,7 +15,17 @@ from prunus.axes import Atom, Axes, Product, Space
 from prunus.caches import caches_forgotten
 from prunus.created import Creations
 from prunus.errors import InputError, TraceError
-from prunus.running import Inputs, check_eager, each_input, mapped, outputs_in, states_in, tensors_in, uncollected
+from prunus.running import (
+    Inputs,
+    check_eager,
+    each_input,
+    mapped,
+    on_cpu,
+    outputs_in,
+    states_in,
+    tensors_in,
+    uncollected,
+)
 from prunus.sharing import overlapping, same_place
 from prunus.sizes import Attribute, Ledger, solve
 from prunus.state import restored
@@ -271,8 +281,7 @@ def run_under(
         stack.enter_context(nullcontext() if last else restored(model))
         if mode.follows:
             stack.enter_context(_followed(model, mode, made))
-        stack.enter_context(torch.random.fork_rng(devices=[]))  # a copy of ours runs on no GPU
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(on_cpu())
         stack.enter_context(mode)
         stack.enter_context(functions)
         return model(*inputs[0], **inputs[1])

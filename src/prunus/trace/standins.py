@@ -78,5 +78,5 @@ def carry_shadows(source: nn.Module, small: nn.Module, kept: Mapping[str, Mappin
         shadow = shadow_of(theirs[name])
         if shadow is not None:
             for dim, indices in kept.get(name, {}).items():
-                shadow = shadow.index_select(dim, torch.tensor(indices))
+                shadow = shadow.index_select(dim, torch.tensor(indices, device="cpu"))
             set_mark(tensor, SHADOW, shadow)

@@ -34,7 +34,7 @@ def to_plain(state: State) -> State:
     return {
         "torch": state["torch"],
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
-        "python": [version, torch.tensor(words), following],
+        "python": [version, torch.tensor(words, device="cpu"), following],
     }
 
 
@@ -84,7 +84,7 @@ class Feed:
         self.stream = capture()
         self.start = self._look()
         # The model's stream goes another way from here, and two runs in a row differ.
-        torch.manual_seed(int(torch.empty((), dtype=torch.int64).random_()))
+        torch.manual_seed(int(torch.empty((), dtype=torch.int64, device="cpu").random_()))
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[Any]:
         """The batches of epoch ``number`` (from 1), without the first ``skip``, which are drawn all the same."""

@@ -111,7 +111,7 @@ class Onnx(Backend):
             return onnx_runner(path, args, kwargs)
 
     def layer(self, layer: Layer) -> Run:
-        inputs = [torch.randn(shape) for shape in layer.shapes]
+        inputs = [torch.randn(shape, device="cpu") for shape in layer.shapes]
         session = onnx_session(layer.onnx())
         feed = onnx_feed(session, inputs if layer.kind == "attention" else inputs[:1])
         run: Callable[..., Any] = session.run

@@ -41,15 +41,19 @@ class Layer:
     def module(self) -> tuple[nn.Module, tuple[Tensor, ...]]:
         """A module that does it, with weights of its own, and its inputs."""
         if self.kind in ("attention",):
-            return _Attention(), tuple(torch.randn(shape) for shape in self.shapes)
-        return _Weighted(self), (torch.randn(self.shapes[0]),)
+            return _Attention(), tuple(torch.randn(shape, device="cpu") for shape in self.shapes)
+        return _Weighted(self), (torch.randn(self.shapes[0], device="cpu"),)
 
     def onnx(self) -> bytes:
         """An ONNX model that does it, its inputs in the order of :meth:`module`'s."""
         from onnx import TensorProto, helper, numpy_helper
 
         names = ["a", "b", "c"][: len(self.shapes)]
-        weight = [] if self.kind == "attention" else [numpy_helper.from_array(torch.randn(self.shapes[1]).numpy(), "b")]
+        weight = (
+            []
+            if self.kind == "attention"
+            else [numpy_helper.from_array(torch.randn(self.shapes[1], device="cpu").numpy(), "b")]
+        )
         given = names if not weight else names[:1]
         inputs = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
@@ -87,7 +91,7 @@ class _Weighted(nn.Module):
     def __init__(self, layer: Layer) -> None:
         super().__init__()
         self.layer, self.settings = layer, dict(layer.settings)
-        self.weight = nn.Parameter(torch.randn(layer.shapes[1]) / math.sqrt(max(layer.shapes[1][-1], 1)))
+        self.weight = nn.Parameter(torch.randn(layer.shapes[1], device="cpu") / math.sqrt(max(layer.shapes[1][-1], 1)))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.layer.kind == "product":

@@ -24,7 +24,7 @@ def random(task: Task) -> dict[str, Tensor]:
         else:
             alive = task.units.grid(mask, name).reduce(mask.float(), SUM) > 0
             drawn = weight.new_zeros(len(alive))
-            drawn[alive] = torch.rand(int(alive.sum())).to(drawn)
+            drawn[alive] = torch.rand(int(alive.sum()), device="cpu").to(drawn)
         result[name] = drawn
     return result
 

@@ -147,7 +147,7 @@ class L0:
         self._open()
 
     def _drawn(self, like: Tensor) -> Tensor:
-        return torch.rand(like.shape, generator=self.generator, dtype=like.dtype).to(like.device)
+        return torch.rand(like.shape, generator=self.generator, dtype=like.dtype, device="cpu").to(like.device)
 
     def _open(self) -> None:
         """Take the gates of the noise drawn, or those of eq. 13."""
