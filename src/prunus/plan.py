@@ -120,10 +120,13 @@ class Plan:
                     f"the plan was made for {name!r} of shape {list(shape)}; this model has {list(found[name])}. "
                     "Build the architecture the plan was made for (the unpruned one)."
                 )
+        more = [name for name in found if name not in self.shapes]
+        if not more:
+            return
         own = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
         registered = {name for name, _ in itertools.chain(*own)}
-        for name in found:
-            if name not in self.shapes and name in registered:
+        for name in more:
+            if name in registered:
                 raise PlanError(f"this model has a tensor {name!r} that the plan doesn't know: another architecture?")
 
     def survives(self, name: str) -> bool:

@@ -33,7 +33,7 @@ from prunus.limits import Least, Limits, Multiple
 from prunus.plan import Plan
 from prunus.running import uncollected
 from prunus.selection import Scores, check_ratio, choose_counts, choose_indices
-from prunus.surgery import AttributeChange, named_tensors
+from prunus.surgery import AttributeChange
 from prunus.trace import Graph, trace
 from prunus.trace.construction import Construction, construction, has_config, tied
 from prunus.trace.modes import Record
@@ -213,7 +213,7 @@ def make_plan(graph: Graph, keep: Mapping[Atom, Keep], how: Mapping[str, Any]) -
                 if axis not in cache:
                     cache[axis] = tuple(np.flatnonzero(keep_vector(axis, keep)).tolist())
                 kept.setdefault(name, {})[dim] = cache[axis]
-    shapes = {name: tuple(t.shape) for name, t in named_tensors(graph.model).items()}
+    shapes = {name: tuple(axis.size for axis in axes) for name, axes in graph.tensors.items()}
     plan = Plan(shapes, kept, (), how)
     freed = needed(graph.model, plan.shape_after)
     return replace(plan, attributes=tuple(_attributes(graph, plan, keep)), freed=freed)
@@ -234,9 +234,10 @@ def holding(graph: Graph, plan: Plan, counts: Mapping[Atom, int], reused: bool =
     Only if it is to be ``reused`` is it as it was before the run.
     """
     small = surgery.apply(graph.skeleton, plan.kept, plan.attributes)
-    carry_shadows(graph.skeleton, small, plan.kept)
+    own = carry_shadows(graph.skeleton, small, plan.kept)
     for run in graph.runs:
-        found, error = record_shapes(small, run, graph.real, last=run is graph.runs[-1] and not reused)
+        last = run is graph.runs[-1] and not reused
+        found, error = record_shapes(small, run, graph.real, last=last, own=own.values())
         at = _first_difference(graph, run.records, found, counts)
         if at is not None or error is not None:
             old, new = at or (len(found), len(found))

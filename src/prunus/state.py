@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import is_
 from typing import Any, TypeGuard
@@ -31,9 +31,10 @@ def restored(model: nn.Module) -> Iterator[None]:
     what they held: the handle of a hook still removes it. So do objects of classes from the model's own package (a
     config, a counter). Within, lists and dicts hold copies of the tensors that are none of the modules' own.
     """
-    stores = [store for m in model.modules() for store in (m._parameters, m._buffers, m.__dict__)]
+    modules = list(model.modules())
+    stores = [store for m in modules for store in (m._parameters, m._buffers, m.__dict__)]
     shared = {_storage(t) for store in stores for t in store.values() if _is_tensor(t)}
-    with _put_back(stores, _held(model), _Copies(shared)):
+    with _put_back(stores, _held(modules), _Copies(shared)):
         yield
 
 
@@ -44,9 +45,10 @@ def untouched(model: nn.Module) -> Iterator[None]:
     What ``forward`` writes into them is gone afterwards, and outputs that are such tensors keep their values.
     Parameters stay the model's own, and so does what shares memory with them.
     """
-    stores = [store for m in model.modules() for store in (m._buffers, m.__dict__)]
+    modules = list(model.modules())
+    stores = [store for m in modules for store in (m._buffers, m.__dict__)]
     own = _Copies({_storage(parameter) for parameter in model.parameters()})
-    with _put_back(stores, _held(model), own):
+    with _put_back(stores, _held(modules), own):
         for store in stores:
             store.update({name: own(value) for name, value in store.items() if _is_tensor(value)})
         yield
@@ -103,10 +105,10 @@ def _storage(tensor: Tensor) -> Any:
     return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
 
 
-def _held(model: nn.Module) -> list[Any]:
+def _held(modules: Sequence[nn.Module]) -> list[Any]:
     """The containers in the modules' attributes, and the objects of the model's own package, each once."""
-    packages = {type(m).__module__.partition(".")[0] for m in model.modules()} - _NOT_ITS_OWN
-    fields = [v for m in model.modules() for k, v in m.__dict__.items() if type(v) not in PLAIN and k not in _STORES]
+    packages = {kind.__module__.partition(".")[0] for kind in {*map(type, modules)}} - _NOT_ITS_OWN
+    fields = [v for m in modules for k, v in m.__dict__.items() if type(v) not in PLAIN and k not in _STORES]
     found = [value for value in fields if type(value) in _USUAL and not value]  # nearly all, of hooks
     seen = {id(value) for value in found}
     stack = [value for value in fields if id(value) not in seen]

@@ -64,9 +64,8 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
             for name, tensor in store.items():
                 if tensor is not None:
                     found[prefix + name] = tensor
-        for name, value in fields.items():
-            if type(value) not in ORDINARY and isinstance(value, Tensor):
-                found[prefix + name] = value
+        if not ORDINARY.issuperset(map(type, fields.values())):
+            found.update((prefix + name, value) for name, value in fields.items() if isinstance(value, Tensor))
         if fields["_modules"]:
             if prefix.count(".") > _DEEP:
                 circle = ".".join(prefix.split(".")[:4])
@@ -74,8 +73,8 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
                     f"{type(model).__name__} holds itself, by {circle}...: a module that needs its parent must keep it "
                     "where torch does not register it, as in a list."
                 )
-            inside = [(f"{prefix}{name}.", child) for name, child in module._modules.items() if child is not None]
-            stack += reversed(inside)
+            inside = reversed(fields["_modules"].items())
+            stack += [(f"{prefix}{name}.", child) for name, child in inside if child is not None]
     return found
 
 
@@ -118,12 +117,14 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 
 def _fill(new: dict[Any, Any], old: Mapping[Any, Any], memo: dict[int, Any]) -> None:
     for key, value in old.items():
-        new[key if type(key) in PLAIN else _copied(key, memo)] = value if _is_plain(value) else _copied(value, memo)
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether nothing in it can change."""
-    return type(value) in PLAIN or (type(value) is tuple and all(type(item) in PLAIN for item in value))
+        if type(key) not in PLAIN:
+            key = _copied(key, memo)
+        kind = type(value)
+        if kind in PLAIN or (kind is tuple and PLAIN.issuperset(map(type, value))):
+            new[key] = value  # nothing in it can change
+        else:
+            known = memo.get(id(value))
+            new[key] = _copied(value, memo) if known is None else known
 
 
 @cache

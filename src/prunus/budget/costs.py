@@ -29,11 +29,15 @@ class Costs:
 
     ``parameters``, ``macs``, ``bytes`` (of parameters) and ``activation_memory`` (bytes of all tensors that the modules
     make in one run on the graph's example) are exact. Others, such as ``latency`` in milliseconds, are given.
+
+    ``parameters`` is also the list of the axes of every parameter, tied ones once.
     """
 
     def __init__(self, graph: Graph, more: Mapping[str, Cost] | None = None) -> None:
         self.graph = graph
-        self.of: dict[str, Cost] = {**_exact(graph), **(more or {})}
+        own = list(_parameters_of(graph))
+        self.parameters = [axes for axes, _ in own]
+        self.of: dict[str, Cost] = {**_exact(graph, own), **(more or {})}
 
     def table(self, counts: Counts, candidates: int, units: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
         """The cost of each candidate in every unit, or in those asked for."""
@@ -54,7 +58,7 @@ class Costs:
         return self.graph.sizes.complete({**full, **counts})  # type: ignore[dict-item, return-value]
 
 
-def _exact(graph: Graph) -> dict[str, Polynomial]:
+def _exact(graph: Graph, parameters: Sequence[tuple[Axes, int]]) -> dict[str, Polynomial]:
     def is_free(atom: Atom) -> bool:
         return graph.space.reason(atom) is None
 
@@ -62,16 +66,15 @@ def _exact(graph: Graph) -> dict[str, Polynomial]:
         return tuple(graph.space.resolve(axis) for axis in axes)
 
     run = graph.runs[0]
-    own = list(parameters_of(graph))
     return {
-        "parameters": Polynomial([(1, axes) for axes, _ in own], is_free),
+        "parameters": Polynomial([(1, axes) for axes, _ in parameters], is_free),
         "macs": Polynomial([(1, now(axes)) for _, work in run.work for axes in work.products], is_free),
-        "bytes": Polynomial([(size, axes) for axes, size in own], is_free),
+        "bytes": Polynomial([(size, axes) for axes, size in parameters], is_free),
         "activation_memory": Polynomial([(size, now(axes)) for axes, size in run.made], is_free),
     }
 
 
-def parameters_of(graph: Graph) -> Iterator[tuple[Axes, int]]:
+def _parameters_of(graph: Graph) -> Iterator[tuple[Axes, int]]:
     """The axes of every parameter, tied ones once, and the bytes of each of its values."""
     seen: set[int] = set()
     for name, tensor in named_tensors(graph.model).items():

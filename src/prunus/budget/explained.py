@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from prunus.axes import Atom, Axes, Axis, atoms
-from prunus.budget.costs import Costs, parameters_of
+from prunus.budget.costs import Costs
 from prunus.trace import Graph
 
 _EXACT = ("parameters", "macs", "bytes", "activation_memory")
@@ -35,11 +35,11 @@ def explained(graph: Graph, counts: Mapping[Atom, int]) -> dict[str, Any]:
     return {
         "costs": {unit: [int(v[0]), int(v[-1])] for unit, v in found.items()},
         "groups": {g.name: [g.size, counts[g.atom], saved[g.name]] for g in groups},
-        **_frozen(graph),
+        **_frozen(graph, costs.parameters),
     }
 
 
-def _frozen(graph: Graph) -> dict[str, Any]:
+def _frozen(graph: Graph, parameters: Sequence[Axes]) -> dict[str, Any]:
     number: dict[str, int] = defaultdict(int)
     for group in graph.groups:
         if group.frozen is not None:
@@ -47,7 +47,7 @@ def _frozen(graph: Graph) -> dict[str, Any]:
     through: dict[str, list[int]] = {reason: [n, 0, 0] for reason, n in number.items()}
     fixed = [0, 0]
     products = [axes for _, work in graph.runs[0].work for axes in work.products]
-    for column, parts in enumerate(((axes for axes, _ in parameters_of(graph)), products)):
+    for column, parts in enumerate((parameters, products)):
         for size, reasons, free in _read(graph, parts):
             for reason in reasons & through.keys():
                 through[reason][column + 1] += size

@@ -89,6 +89,14 @@ def _one_hot(func: Any, tensor: Tensor, num_classes: int = -1) -> Any:
     return zeros.scatter(-1, tensor.unsqueeze(-1), 1)
 
 
+def _batch_norm(x: Tensor, *rest: Any) -> Tensor:
+    """``torch.batch_norm()`` without the empty tensor that it makes beside each result for kernels of other devices."""
+    vectors, channels = rest[:4], x.shape[1:2]
+    if not x.numel() or any(t is not None and t.shape != channels for t in vectors):
+        return torch.batch_norm(x, *rest)
+    return torch.native_batch_norm(x, *rest[:-1])[0]
+
+
 class OpenMode(TorchFunctionMode):
     """Makes every torch function run as plain code, without fused fast paths, and sees each call."""
 
@@ -127,6 +135,8 @@ class OpenMode(TorchFunctionMode):
                     return open_body(func)(*args, **kwargs)
             finally:
                 self._open.pop()
+        if func is torch.batch_norm and not kwargs:
+            func = _batch_norm
         return self.call(func, args, kwargs)
 
     def call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

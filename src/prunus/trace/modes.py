@@ -20,6 +20,7 @@ from prunus.trace.inference import infer
 from prunus.trace.standins import AXES, NAME, POSITIONS, SEEN, SHADOW, SHADOW_LIMIT, meta_like, set_mark, shadow_of
 
 _FEW = 16
+_AS_STRIDED = torch.ops.aten.as_strided_.default
 _CONSTANT_FACTORIES = {
     *"arange zeros ones full eye linspace scalar_tensor tril_indices triu_indices lift_fresh".split(),
 }
@@ -77,16 +78,19 @@ class RunMode(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        self.strides = args[0].stride() if func is torch.ops.aten.as_strided_.default else None
-        given = tensors_among((*args, *kwargs.values()))
-        constants = tuple(number for t in given if SEEN not in t.__dict__ for number in _values(t))
-        reads = tuple(t.__dict__[NAME] for t in given if isinstance(t, nn.Parameter) and NAME in t.__dict__)
+        self.strides = args[0].stride() if func is _AS_STRIDED else None
+        values = (*args, *kwargs.values())
+        given = tensors_among(values)
+        constants = tuple([number for t in given if SEEN not in t.__dict__ for number in _values(t)])
+        reads = tuple([t.__dict__[NAME] for t in given if NAME in t.__dict__ and isinstance(t, nn.Parameter)])
         if self.real:
             result = self.choices.run(func, args, kwargs)
         else:
-            args = tuple(self._stand_in(a) for a in args)
-            kwargs = {key: self._stand_in(a) for key, a in kwargs.items()}
-            result = self._run(func, args, kwargs)
+            if torch.device in map(type, values) or not all(t.is_meta for t in given):
+                args = tuple(self._stand_in(a) for a in args)
+                kwargs = {key: self._stand_in(a) for key, a in kwargs.items()}
+                given = tensors_among((*args, *kwargs.values()))
+            result = self._run(func, args, kwargs, given)
         outputs = tensors_among(result)
         for out in outputs:
             set_mark(out, SEEN, True)
@@ -118,8 +122,7 @@ class RunMode(TorchDispatchMode):
                 "a module or a parameter. Let the module that uses it own it (self.layer = ...), as copies then do."
             )
 
-    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        tensors = tensors_among((*args, *kwargs.values()))
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]) -> Any:
         shadows = {id(t): shadow_of(t) for t in tensors}
         name = func._schema.name.split("::")[1]
         known = all(s is not None and _storage(s) not in self._stale for s in shadows.values())

@@ -109,7 +109,8 @@ class _Tracer:
         self.model, self.inputs, self.real, self.watch = model, inputs, real, watch
         self.space = Space()
         self.ledger = Ledger(self.space)
-        self.copy = real_copy(model) if real else meta_copy(model)
+        self.given = named_tensors(model)
+        self.copy = real_copy(model) if real else meta_copy(model, self.given.values())
         self.tensors = mark_names(self.copy)
         self.axes = axes_of_tensors(self.tensors.values(), self.space)
         self._unify_shared()
@@ -119,10 +120,9 @@ class _Tracer:
 
     def _unify_shared(self) -> None:
         """Tensors that are the same memory are cut alike; one that is a part of another's stays, and so does that."""
-        given = named_tensors(self.model)
-        for name, whole in overlapping(given).items():
+        for name, whole in overlapping(self.given).items():
             mine, theirs = self.axes[id(self.tensors[name])], self.axes[id(self.tensors[whole])]
-            if same_place(given[name], given[whole]):
+            if same_place(self.given[name], self.given[whole]):
                 for a, b in zip(mine, theirs, strict=True):
                     self.space.unify(a, b)
             else:
@@ -183,14 +183,15 @@ class _Tracer:
 
     def _run(self, inputs: Inputs, training: bool) -> Run:
         mode = AxisMode(self.space, self.real)
-        mode.originals = {id(t): name for name, t in named_tensors(self.model).items()}
+        mode.originals = {id(t): name for name, t in self.given.items()}
         self.modes.append(mode)
         if self.watch is not None:
             self.watch(mode, training)
         _in_mode(self.copy, training)
         importlib.import_module("torch._dynamo")  # meta kernels import it; in torch 2.6 that runs operators
         with traced_attributes(self.copy, self.ledger) as self.values:
-            outputs = run_under(self.copy, *inputs, mode, SizeMode(mode, self.ledger), self.space, mode.note_made)
+            functions, own = SizeMode(mode, self.ledger), self.tensors.values()
+            outputs = run_under(self.copy, *inputs, mode, functions, self.space, mode.note_made, own=own)
         for out in outputs_in(outputs):
             for axis in mode.axes_of(out):
                 self.space.freeze(axis, "a model output")
@@ -264,14 +265,16 @@ def run_under(
     space: Space | None = None,
     made: Callable[[Tensor], None] | None = None,
     last: bool = False,
+    own: Iterable[Tensor] | None = None,
 ) -> Any:
     """Run a copy of ours under the modes, which may know at every call the module that it is in; returns its outputs.
 
     With a ``space``, the axes of the inputs are frozen in it; ``made`` is called with every tensor that a module makes.
     RNG state is left as it was, and so is what ``forward`` changes of the model, unless this run is the ``last`` of it.
+    ``own`` are the model's tensors, where they are known.
     """
     inputs = _own_inputs((args, kwargs), mode.real)
-    for tensor in (*named_tensors(model).values(), *tensors_in(inputs)):
+    for tensor in (*(named_tensors(model).values() if own is None else own), *tensors_in(inputs)):
         set_mark(tensor, SEEN, True)
     if space is not None:
         for tensor in tensors_in(inputs):
@@ -329,14 +332,16 @@ def _in_mode(model: nn.Module, training: bool) -> None:
         model.train(training)
 
 
-def record_shapes(model: nn.Module, run: Run, real: bool, last: bool = False) -> tuple[list[Record], Exception | None]:
+def record_shapes(
+    model: nn.Module, run: Run, real: bool, last: bool = False, own: Iterable[Tensor] | None = None
+) -> tuple[list[Record], Exception | None]:
     """Run a copy of ours again, led by the choices of the first ``run``; returns its operator calls with their output
-    shapes, and what stopped it, if anything. After the ``last`` run the copy is as ``forward`` left it.
+    shapes, and what stopped it, if anything. ``last`` and ``own`` as for :func:`run_under`.
     """
     _in_mode(model, run.training)
     mode = ShapeMode(real, Choices(run.choices))
     try:
-        run_under(model, *run.inputs, mode, OpenMode(), last=last)
+        run_under(model, *run.inputs, mode, OpenMode(), last=last, own=own)
     except Exception as error:  # noqa: BLE001 - the caller reports it with the place in the run
         return mode.records, error
     return mode.records, None

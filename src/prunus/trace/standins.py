@@ -6,7 +6,7 @@ that reads a value (``.item()``, ``if mask.all()``) runs on the meta device as i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -47,10 +47,12 @@ def meta_like(tensor: Tensor, shadow: bool) -> Tensor:
     return data
 
 
-def meta_copy(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` whose tensors are on the meta device; integer and boolean buffers have shadows."""
+def meta_copy(model: nn.Module, own: Iterable[Tensor] | None = None) -> nn.Module:
+    """A copy of ``model`` with its tensors (its ``own``, where they are known) on the meta device; integer and boolean
+    buffers have shadows.
+    """
     replace: dict[int, Tensor] = {}
-    for tensor in named_tensors(model).values():
+    for tensor in named_tensors(model).values() if own is None else own:
         if id(tensor) not in replace:
             data = meta_like(tensor, has_values(tensor))
             is_parameter = isinstance(tensor, nn.Parameter)
@@ -71,12 +73,15 @@ def mark_names(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def carry_shadows(source: nn.Module, small: nn.Module, kept: Mapping[str, Mapping[int, tuple[int, ...]]]) -> None:
-    """Give the small meta model the shadows of the meta model it was cut from."""
-    theirs = named_tensors(source)
-    for name, tensor in named_tensors(small).items():
+def carry_shadows(
+    source: nn.Module, small: nn.Module, kept: Mapping[str, Mapping[int, tuple[int, ...]]]
+) -> dict[str, Tensor]:
+    """Give the small meta model the shadows of the meta model it was cut from; returns its tensors by name."""
+    theirs, own = named_tensors(source), named_tensors(small)
+    for name, tensor in own.items():
         shadow = shadow_of(theirs[name])
         if shadow is not None:
             for dim, indices in kept.get(name, {}).items():
                 shadow = shadow.index_select(dim, torch.tensor(indices, device="cpu"))
             set_mark(tensor, SHADOW, shadow)
+    return own
