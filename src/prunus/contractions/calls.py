@@ -48,11 +48,17 @@ class Contraction:
 
     def put(self, fit: Fit) -> None:
         """Write a fit into the call's own tensors, in place."""
-        rows = self.weight.movedim(self.out_dim, 0)
+        weight, bias = self.laid_out(fit)
         with torch.no_grad():
-            rows.copy_(fit.weight.reshape(rows.shape))
-            if self.bias is not None and fit.bias is not None:
-                self.bias.copy_(fit.bias.reshape(self.bias.shape))
+            self.weight.copy_(weight)
+            if self.bias is not None and bias is not None:
+                self.bias.copy_(bias)
+
+    def laid_out(self, fit: Fit) -> tuple[Tensor, Tensor | None]:
+        """A fit's weights and bias in the shapes of the call's own."""
+        shape = self.weight.movedim(self.out_dim, 0).shape
+        bias = None if self.bias is None or fit.bias is None else fit.bias.reshape(self.bias.shape)
+        return fit.weight.reshape(shape).movedim(0, self.out_dim), bias
 
     def flat_output(self, y: Tensor, at: Tensor, kept: Tensor) -> Tensor:
         """(rows, outputs): a copy of an output of this call, at the chosen positions and channels."""

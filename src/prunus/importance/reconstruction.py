@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from prunus.contractions import Contraction, Moments
+from prunus.contractions import Contraction, Fit, Moments, names
 from prunus.importance.context import Context, Found, Place
+from prunus.importance.effects import Effects
 from prunus.importance.slopes import Slopes
 from prunus.trace import Group, Member
 
@@ -21,18 +23,31 @@ MEMORY = 4 << 30
 class Consumer:
     """A linear map that reads a group: second moments of its inputs, its weights, the variance of its outputs.
 
-    ``gram`` is (groups, inputs, inputs), ``weight`` (groups, outputs, inputs); ``kernel`` inputs belong to a position
-    of the weight's input dimension.
+    ``gram`` is (groups, inputs, inputs), ``mean`` (groups, inputs) what it is about, ``weight`` (groups, outputs,
+    inputs); ``kernel`` inputs belong to a position of the weight's input dimension. ``call`` is one of its calls.
     """
 
     gram: Tensor
+    mean: Tensor
     weight: Tensor
     variance: float
     kernel: int
+    call: Contraction
 
     def blocks(self, places: Tensor) -> Tensor:
         """``[size, n]``: the inputs that go with each index, for the positions that do."""
         return (places[..., None] * self.kernel + torch.arange(self.kernel, device="cpu")).flatten(1)
+
+    def without(self, gone: Tensor) -> Fit:
+        """The weights and the bias that make the most of the other inputs when those in ``gone`` are nought."""
+        keep = torch.ones(self.gram.shape[-1], dtype=torch.bool, device=self.gram.device)
+        keep[gone.to(keep.device)] = False
+        gram, cross = self.gram[:, keep][:, :, keep], self.gram[:, keep] @ self.weight.mT
+        weight = torch.zeros_like(self.weight)
+        weight[:, :, keep] = torch.cholesky_solve(cross, torch.linalg.cholesky(_firm(gram))).mT
+        old = self.call.fit().bias
+        bias = None if old is None else old.double() + ((self.weight - weight) @ self.mean[..., None])[..., 0]
+        return Fit(weight, bias)
 
 
 def consumers(context: Context, only: Collection[Member] | None = None, *, centred: bool) -> dict[Member, Consumer]:
@@ -49,11 +64,8 @@ def consumers(context: Context, only: Collection[Member] | None = None, *, centr
             continue
         mine = moments.setdefault(member, Moments())
         if len(at) > ROWS:
-            at = at[
-                torch.randperm(len(at), generator=torch.Generator().manual_seed(mine.rows), device="cpu").to(at.device)[
-                    :ROWS
-                ]
-            ]
+            order = torch.randperm(len(at), generator=torch.Generator().manual_seed(mine.rows), device="cpu")
+            at = at[order.to(at.device)[:ROWS]]
         everything = torch.arange(output.shape[found.channel], device="cpu")
         y = found.flat_output(output, at, everything)
         mine.add(found.rows_of_input(at), found.grouped(y), found.counting(y))
@@ -92,11 +104,13 @@ def _spaced(readers: list[Member], sizes: Mapping[Member, int]) -> list[Member]:
 
 def _consumer(moments: Moments, found: Contraction, centred: bool) -> Consumer:
     gram, mean = moments.xx / moments.n, moments.x / moments.n
-    if centred and found.bias is not None:
-        gram = gram - mean[..., :, None] * mean[..., None, :]
+    if not centred or found.bias is None:
+        mean = torch.zeros_like(mean)
+    gram = gram - mean[..., :, None] * mean[..., None, :]
     variance = (moments.yy / moments.n - (moments.y / moments.n).square()).sum().item()
     weight = found.fit().weight.detach().double()
-    return Consumer(gram, weight, max(variance, 1e-300), weight.shape[-1] // found.weight.shape[found.in_dim])
+    kernel = weight.shape[-1] // found.weight.shape[found.in_dim]
+    return Consumer(gram, mean, weight, max(variance, 1e-300), kernel, found)
 
 
 def _read_by(context: Context, group: Group, known: Mapping[Member, Consumer]) -> list[tuple[Consumer, Tensor]]:
@@ -156,14 +170,33 @@ def obs(context: Context) -> Found:
     return _refitted(context, {})
 
 
-def _refitted(context: Context, costs: Mapping[Member, Tensor]) -> dict[Place, Tensor]:
-    """The scores of :func:`obs`; the errors of layers in ``costs`` by what each output's is worth."""
+def _refitted(context: Context, costs: Mapping[Member, Tensor], effects: Effects | None = None) -> dict[Place, Tensor]:
+    """The scores of :func:`obs`; the errors of layers in ``costs`` by what each output's is worth, and all scores of a
+    group by what ``effects`` say of it.
+    """
     found: dict[Place, Tensor] = {}
+    tensors = names(context.model)
     for groups, members in waves(context):
-        known = {m: _worth(c, m, costs) for m, c in consumers(context, members, centred=True).items()}
+        known = consumers(context, members, centred=True)
+        worth = {m: _worth(c, m, costs) for m, c in known.items()}
         for group in groups:
-            readers = [_Elimination(c, blocks) for c, blocks in _read_by(context, group, known)]
+            readers = [_Elimination(c, blocks) for c, blocks in _read_by(context, group, worth)]
             found[group] = eliminate(readers, group.size)
+            if effects is not None:
+                change = partial(_refit_without, tensors, _read_by(context, group, known))
+                found[group] = effects.scaled(found[group], change)
+    return found
+
+
+def _refit_without(
+    tensors: Mapping[int, str], readers: list[tuple[Consumer, Tensor]], gone: Tensor
+) -> dict[str, Tensor]:
+    """The parameters of a group's readers, by name, when these of its indices go and the others make up for it."""
+    found = {}
+    for consumer, blocks in readers:
+        call = consumer.call
+        pairs = zip((call.weight, call.bias), call.laid_out(consumer.without(blocks[gone].flatten())), strict=True)
+        found.update({tensors[id(old)]: new.to(old) for old, new in pairs if old is not None and new is not None})
     return found
 
 
@@ -181,13 +214,27 @@ def auto(context: Context) -> Found:
     The gradient of the outputs tells what an error of each consumer's output is worth, to first order, as a share of
     the outputs' variance (:class:`prunus.importance.slopes.Slopes`). For groups that no linear map reads, as those in
     which queries meet keys, it is what leaving out an index of those that write it is worth (of two, the smaller one:
-    both go together); for others the share in the squared weights.
+    both go together); for others the share in the squared weights. First order takes the errors of different positions
+    as independent, which those of attention are not: the scores of each group are scaled so that its lower half costs
+    what it does cost the outputs of a few examples (:class:`prunus.importance.effects.Effects`).
     """
     slopes = Slopes(context)
-    found = _refitted(context, slopes.errors)
+    effects = Effects(context) if slopes.errors else None
+    found = _refitted(context, slopes.errors, effects)
     for group in context.graph.free:
         if group not in found and any(True for _ in context.members(group)):
             found[group] = _carried(context, group, slopes.values)
+            if effects is not None:
+                found[group] = effects.scaled(found[group], partial(_masked, context, group))
+    return found
+
+
+def _masked(context: Context, group: Group, gone: Tensor) -> dict[str, Tensor]:
+    """The parameters that the group runs through, by name, with nought at these of its indices."""
+    found: dict[str, Tensor] = {}
+    for member in context.members(group):
+        weight = found.setdefault(member.name, context.values(member.name).clone())
+        weight.index_fill_(member.dim, context.places(member, group.atom)[gone].flatten().to(weight.device), 0)
     return found
 
 
@@ -203,13 +250,17 @@ def _carried(context: Context, group: Group, values: Mapping[Member, Tensor]) ->
     return share / share.sum().clamp(min=1e-300)
 
 
+def _firm(gram: Tensor) -> Tensor:
+    """Second moments made positive by a little of their mean diagonal."""
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    return gram + torch.diag_embed(RIDGE * diagonal.mean(-1, keepdim=True).expand_as(diagonal) + 1e-12)
+
+
 class _Elimination:
     """One consumer, while indices are removed and its weights solved anew."""
 
     def __init__(self, consumer: Consumer, blocks: Tensor) -> None:
-        diagonal = consumer.gram.diagonal(dim1=-2, dim2=-1)
-        ridge = RIDGE * diagonal.mean(-1, keepdim=True).expand_as(diagonal) + 1e-12
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(consumer.gram + torch.diag_embed(ridge)))
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(_firm(consumer.gram)))
         self.weight, self.variance = consumer.weight.clone(), consumer.variance
         self.at = blocks.to(self.weight.device)
 

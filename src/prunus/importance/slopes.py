@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +17,8 @@ from prunus.errors import TraceError
 from prunus.importance.context import Context
 from prunus.running import Inputs, call, differentiable, outputs_in
 from prunus.trace import Member
+
+T = TypeVar("T")
 
 BATCHES, EXAMPLES, DRAWS = 8, 8, 2
 _TINY = 1e-300
@@ -42,7 +46,7 @@ class Slopes:
         variance = 0.0
         for example in islice(context.inputs(), BATCHES):
             try:
-                outputs, flows = _flows_of_few(context, example)
+                outputs, flows = on_few(partial(_flows, context), example, EXAMPLES)
             except (TraceError, RuntimeError) as error:
                 warnings.warn(_WITHOUT.format(model=type(context.model).__name__, error=error), stacklevel=2)
                 self.errors, self.values = {}, {}
@@ -61,7 +65,7 @@ Flow = tuple[Member, Contraction, Tensor, Tensor]
 """The dimension of a weight that runs over outputs, its call, the output, and a slope there."""
 
 
-def _flows(context: Context, positional: Any, keywords: Any) -> tuple[list[Tensor], list[Flow]]:
+def _flows(context: Context, example: Inputs) -> tuple[list[Tensor], list[Flow]]:
     """The model's outputs for one batch, and the slopes of ``DRAWS`` random sums of them."""
     found: list[tuple[Member, Contraction, Tensor]] = []
 
@@ -72,7 +76,7 @@ def _flows(context: Context, positional: Any, keywords: Any) -> tuple[list[Tenso
     flows: list[Flow] = []
     with differentiable(context.model.parameters()):
         with Watch(names(context.model), see):
-            outputs = [y for y in outputs_in(call(context.model, positional, keywords)) if y.requires_grad]
+            outputs = [y for y in outputs_in(call(context.model, *example)) if y.requires_grad]
         draw = torch.Generator().manual_seed(0)
         for i in range(DRAWS if outputs and found else 0):
             total, written = random_sum(outputs, draw), [y for *_, y in found]
@@ -81,9 +85,9 @@ def _flows(context: Context, positional: Any, keywords: Any) -> tuple[list[Tenso
     return [y.detach() for y in outputs], flows
 
 
-def _flows_of_few(context: Context, example: Inputs) -> tuple[list[Tensor], list[Flow]]:
-    """Those of the first examples of a batch; of all, where the model doesn't take fewer."""
+def on_few(work: Callable[[Inputs], T], example: Inputs, count: int) -> T:
+    """``work`` on the first examples of a batch; on all, where the model doesn't take fewer."""
     try:
-        return _flows(context, *pytree.tree_map_only(Tensor, lambda t: t[:EXAMPLES] if t.dim() else t, example))
+        return work(pytree.tree_map_only(Tensor, lambda t: t[:count] if t.dim() else t, example))
     except TraceError:
-        return _flows(context, *example)
+        return work(example)

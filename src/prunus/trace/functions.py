@@ -89,8 +89,8 @@ def _one_hot(func: Any, tensor: Tensor, num_classes: int = -1) -> Any:
     return zeros.scatter(-1, tensor.unsqueeze(-1), 1)
 
 
-def _batch_norm(x: Tensor, *rest: Any) -> Tensor:
-    """``torch.batch_norm()`` without the empty tensor that it makes beside each result for kernels of other devices."""
+def batch_norm(x: Tensor, *rest: Any) -> Tensor:
+    """torch's of that name without the empty tensor that it makes beside each result, for kernels of other devices."""
     vectors, channels = rest[:4], x.shape[1:2]
     if not x.numel() or any(t is not None and t.shape != channels for t in vectors):
         return torch.batch_norm(x, *rest)
@@ -136,7 +136,7 @@ class OpenMode(TorchFunctionMode):
             finally:
                 self._open.pop()
         if func is torch.batch_norm and not kwargs:
-            func = _batch_norm
+            func = batch_norm
         return self.call(func, args, kwargs)
 
     def call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
