@@ -382,6 +382,33 @@ def test_the_scores_of_auto_add_up_to_what_the_outputs_lose() -> None:
     assert float(lost) == pytest.approx(foretold, rel=0.35), "random directions, and eight examples of each batch"
 
 
+class Pooled(nn.Module):
+    """The mean over positions of what a network of two layers makes of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 24), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(torch.tanh(self.up(x))).mean(1)
+
+
+def test_errors_that_positions_share_are_scored_by_what_they_add_up_to() -> None:
+    """All positions of an example are alike, so that errors don't cancel in the mean: they cost 16 times as much."""
+    torch.manual_seed(0)
+    model = Pooled().double().eval()
+    x = draw(800, 1, 6).expand(-1, 16, -1).contiguous()
+    graph = prunus.trace(model, x[:2])
+    data = list(x.split(100))
+    plan = prunus.plan(graph, ratio={"*up": 0.5}, data=data)
+    small = plan.apply(model)
+    foretold = np.sort(score(graph, "auto", data)[graph.free[0].atom])[:12].sum()
+    prunus.compensate(model, small, plan, data, x[:2], ridge=1e-9)
+    with torch.no_grad():
+        lost = (small(x) - model(x)).square().sum() / (model(x) - model(x).mean()).square().sum()
+    assert float(lost) == pytest.approx(foretold, rel=0.35), "of sixteen examples"
+
+
 class Two(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -189,8 +189,8 @@ def test_every_group_is_tried_there(tmp_path: Path) -> None:
 def test_a_latency_budget_holds_on_the_device() -> None:
     torch.manual_seed(0)
     model = torchvision.models.resnet18(num_classes=10).eval()
-    x = torch.randn(64, 3, 128, 128)
-    plan = prunus.plan(model, x, budget={"latency": "70%"}, runtime=prunus.Runtime("cuda"), importance="random")
+    x = torch.randn(512, 3, 224, 224)  # where the time isn't that of launching kernels
+    plan = prunus.plan(model, x, budget={"latency": "80%"}, runtime=prunus.Runtime("cuda"), importance="random")
     print(plan.explain())
     assert plan.kept
 

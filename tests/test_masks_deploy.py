@@ -172,6 +172,13 @@ def test_layers_are_switched_only_where_faster(monkeypatch):
     assert [layer.chosen for layer in slow.layers] == ["dense"] * 3
     assert slow.layers[0].crossover is None and slow.layers[0].reason == "not faster"
 
+    monkeypatch.setattr(acceleration, "measure", Clock(dense=2.0, csr=1.0, sparse=3.0))
+    whole = prunus.accelerate_sparse(model, x, backend="csr")
+    assert [layer.chosen for layer in whole.layers] == ["dense"] * 3 and "within the whole model" in whole.layers[
+        0
+    ].reason
+    assert all(type(m) is nn.Linear for m in whole.model[::2]) and whole.sparse == whole.dense
+
 
 def test_the_crossover_is_searched_by_halves(monkeypatch):
     """A kernel that needs ten times its share of the weights pays off from 90 %, strictly."""

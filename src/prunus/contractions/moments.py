@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_NOISE = 100  # times the rounding of a number: pivots below are those of singular matrices
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -107,10 +109,10 @@ def _solved(left: Tensor, right: Tensor) -> Tensor:
     """The solution of ``left @ x = right`` for positive matrices; the least one where they are as good as singular."""
     factor, failed = torch.linalg.cholesky_ex(left)
     pivots = factor.diagonal(dim1=-2, dim2=-1).square()
-    smallest = torch.finfo(left.dtype).eps * left.shape[-1] * pivots.amax(-1)
-    singular = bool(failed.any() or (pivots.amin(-1) <= smallest).any())
+    least = _NOISE * torch.finfo(left.dtype).eps * left.shape[-1]
+    singular = bool(failed.any() or (pivots.amin(-1) <= least * pivots.amax(-1)).any())
     if not singular:
         found: Tensor = torch.cholesky_solve(right, factor)
         return found
-    least: Tensor = torch.linalg.lstsq(left.cpu(), right.cpu()).solution  # CUDA has it for full rank alone
-    return least.to(left.device)
+    shortest: Tensor = torch.linalg.lstsq(left.cpu(), right.cpu(), rcond=least).solution  # CUDA's wants full rank
+    return shortest.to(left.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 BACKENDS = ("csr", "bsr", "2:4")
 _BLOCKS = (32, 16, 8, 4)
+_ALONE = "faster by itself, but not within the whole model"
 _FUSED = (nn.TransformerEncoderLayer,)
 """Hand their layers' weights to one fused kernel in eval mode, which takes no sparse ones."""
 
@@ -117,7 +118,8 @@ def accelerate_sparse(
 
     On the CPU the kernels are CSR, and BSR where zeros come in blocks; on CUDA 2:4, for half precision weights of that
     pattern. "Faster" means that the whole 95 % confidence interval of the paired ratio is above 1, and that the outputs
-    agree (1e-5 of the largest in float32, 2e-2 in half precision). The result is for inference, on this machine.
+    agree (1e-5 of the largest in float32, 2e-2 in half precision). Where the whole model is slower all the same, all
+    layers stay dense. The result is for inference, on this machine.
 
     Args:
         model: in any mode; it is left as it is.
@@ -152,6 +154,9 @@ def accelerate_sparse(
     _check_whole(model, fast, args, kwargs)
     runners = {side: eval_runner(m, args, kwargs) for side, m in (("dense", model), ("sparse", fast))}
     times = measure(runners, repeats=repeats)
+    if chosen and speedup(times["dense"], times["sparse"]).high < 1:
+        layers = [replace(layer, chosen="dense", reason=_ALONE) if layer.name in chosen else layer for layer in layers]
+        return Accelerated(_replaced(model, {}), tuple(layers), times["dense"], times["dense"])
     return Accelerated(fast, tuple(layers), times["dense"], times["sparse"])
 
 
