@@ -223,7 +223,7 @@ def test_measured_for_real_the_choice_is_consistent():
 
 
 def test_models_that_read_a_layers_weight_are_left_or_refused(monkeypatch):
-    monkeypatch.setattr(acceleration, "measure", Clock(dense=2.0, csr=1.0))
+    monkeypatch.setattr(acceleration, "measure", Clock(dense=2.0, csr=1.0, sparse=1.5))
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     model, x = nn.Sequential(layer, nn.Linear(16, 16)).eval(), torch.randn(2, 5, 16)
     prunus.Sparsifier(model, only=["0.linear1.weight", "1.weight"]).prune(0.5)
