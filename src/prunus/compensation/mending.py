@@ -46,7 +46,7 @@ def compensate(
     method: str = "refit",
     ridge: float | None = None,
     rows: int = 4096,
-    passes: int = 32,
+    passes: int | None = None,
 ) -> Compensation:
     """Change the weights of ``small``, in place, so that it computes again what ``model`` computed. No training.
 
@@ -69,8 +69,8 @@ def compensate(
             default each layer takes that of 1e-4 to 1 whose fit to three batches of four has the least error on the
             fourth, if that is less than before; the fourth batches are in no layer's fit. 1e-4 with fewer batches.
         rows: at most so many output positions of each batch are used, drawn at random (always the same).
-        passes: at most so many passes over the data. Layers that read the same tensor are solved together; with more
-            than that, neighbours are, too.
+        passes: at most so many passes over the data, which take less time. Layers that read the same tensor are solved
+            together; where these are more than ``passes``, neighbours are, too, each on what the other gave before.
 
     Raises:
         InputError: an unknown method, no data, or data that the model can't take.
@@ -125,9 +125,9 @@ def _order(small: nn.Module, batches: Batches, rows: int) -> tuple[list[list[str
     return together, sizes, dict.fromkeys(tied, "its weights are shared")
 
 
-def _waves(together: Sequence[list[str]], passes: int) -> list[list[str]]:
+def _waves(together: Sequence[list[str]], passes: int | None) -> list[list[str]]:
     """What is solved together, in order: neighbours, too, where there would be more waves than ``passes``."""
-    size = -(-len(together) // max(1, passes))
+    size = 1 if passes is None else -(-len(together) // max(1, passes))
     return [[*chain(*together[i : i + size])] for i in range(0, len(together), max(1, size))]
 
 
