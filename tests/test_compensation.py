@@ -434,6 +434,20 @@ def test_layers_that_read_one_tensor_are_solved_together_and_the_next_after_them
     assert len(waves) == 2
 
 
+def test_however_many_layers_there_are_each_is_solved_on_what_those_before_it_give(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    layers = [layer for _ in range(40) for layer in (nn.Linear(6, 6), nn.Tanh())]
+    model = nn.Sequential(*layers, nn.Linear(6, 2)).double().eval()
+    plan = prunus.plan(model, x := draw(50, 6), ratio=0.3)
+    waves: list[tuple[str, ...]] = []
+    solve = Wave.solve
+    monkeypatch.setattr(Wave, "solve", lambda self, *how: waves.append(tuple(self.moments)) or solve(self, *how))
+    prunus.compensate(model, plan.apply(model), plan, [x], x)
+    assert waves == [(f"{i}.weight",) for i in range(0, 82, 2)]
+
+
 def test_the_original_runs_once_for_all_targets_that_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """And once per wave where they don't; what is found is the same."""
     data = [draw(60, 8, seed=i) for i in range(3)]
