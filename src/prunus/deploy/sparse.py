@@ -163,8 +163,6 @@ def _part(name: str, stored: Tensor, length: int) -> Tensor:
 
 
 def _bytes(data: bytes) -> Tensor:
-    return (
-        torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        if data
-        else torch.zeros(0, dtype=torch.uint8, device="cpu")
-    )
+    if not data:
+        return torch.zeros(0, dtype=torch.uint8, device="cpu")
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)

@@ -90,9 +90,8 @@ def alike_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     alive = scale != 0
     scale = torch.where(alive, scale, 1)
     unit = rows / scale[:, None]
-    mark = unit @ torch.cos(
-        torch.arange(rows.shape[1], dtype=rows.dtype, device="cpu") + 1
-    )  # alike rows are neighbours in its order
+    places = torch.arange(rows.shape[1], dtype=rows.dtype, device="cpu")
+    mark = unit @ torch.cos(places + 1)  # alike rows are neighbours in its order
     order = mark.argsort()
     near = (mark[order[1:]] - mark[order[:-1]]).abs() <= 1e-9 * rows.shape[1]
     near &= alive[order[1:]] & alive[order[:-1]]
@@ -108,10 +107,8 @@ def _mapped(dim: int, kernel: Tensor, shift: Tensor | None, x: Found) -> Found:
     """Outputs of a linear map, kernel ``[groups, out, in, taps]``, of inputs some of which may be alike."""
     groups, outs, inner, taps = kernel.shape
     kernel = kernel.double()
-    source, factor = (
-        torch.arange(groups * inner, device="cpu"),
-        torch.ones(groups * inner, dtype=torch.float64, device="cpu"),
-    )
+    source = torch.arange(groups * inner, device="cpu")
+    factor = torch.ones(groups * inner, dtype=torch.float64, device="cpu")
     if x is not None:
         source, factor = x.group, x.scale
     kernel = kernel * factor.view(groups, 1, inner, 1)
@@ -121,16 +118,13 @@ def _mapped(dim: int, kernel: Tensor, shift: Tensor | None, x: Found) -> Found:
         group, scale = alike_rows(torch.cat([rows, bias[:, None]], 1))
         found = _by_keys(dim, [group, source.repeat_interleave(outs)], scale)
         return found if found is None or bool(rows.any(1).all()) else _apart(found, ~rows.any(1))
-    group, scale = (
-        torch.arange(groups * outs, device="cpu"),
-        torch.ones(groups * outs, dtype=torch.float64, device="cpu"),
-    )
+    group = torch.arange(groups * outs, device="cpu")
+    scale = torch.ones(groups * outs, dtype=torch.float64, device="cpu")
     for g in range(groups):
         own = slice(g * outs, (g + 1) * outs)
         ids = torch.unique(source[g * inner : (g + 1) * inner], return_inverse=True)[1]
-        rows = torch.zeros(outs, int(ids.max()) + 1, taps, dtype=torch.float64, device="cpu").index_add_(
-            1, ids, kernel[g]
-        )
+        rows = torch.zeros(outs, int(ids.max()) + 1, taps, dtype=torch.float64, device="cpu")
+        rows.index_add_(1, ids, kernel[g])
         rows = torch.cat([rows.flatten(1), bias[own, None]], 1)
         rows[~rows[:, :-1].any(1)] = 0  # constants are another matter
         part, scale[own] = alike_rows(rows)
@@ -256,9 +250,8 @@ def _normalized(call: Call, look: Look, seen: Seen) -> Found:
     shift = (0 if bias is None else bias) - mean * gain
     still = gain == 0  # constants are another matter
     scale = torch.where(still, 1, found.scale * gain)
-    return _by_keys(
-        1, [torch.where(still, -1 - torch.arange(len(still), device="cpu"), found.group), rounded(shift / scale)], scale
-    )
+    own = -1 - torch.arange(len(still), device="cpu")
+    return _by_keys(1, [torch.where(still, own, found.group), rounded(shift / scale)], scale)
 
 
 def _pooled(call: Call, seen: Seen) -> Found:
@@ -300,9 +293,8 @@ def _rearranged(call: Call, seen: Seen) -> list[Found]:
         return [_regrouped(found, x.shape, call.outputs[0].shape)]
     if any(isinstance(a, Tensor) for a in call.args[1:]):
         return nothing
-    line = torch.arange(1, x.shape[found.dim] + 1, device="cpu").view(
-        [-1 if d == found.dim else 1 for d in range(x.dim())]
-    )
+    shape = [-1 if d == found.dim else 1 for d in range(x.dim())]
+    line = torch.arange(1, x.shape[found.dim] + 1, device="cpu").view(shape)
     moved = call.func(line.expand(x.shape), *call.args[1:], **call.kwargs)
     return [_followed(found, place) for place in ([moved] if isinstance(moved, Tensor) else moved)]
 

@@ -261,10 +261,8 @@ def matrix(call: Call, look: Look) -> Found:
 def multiplied(a: Tensor, x: Known | None, b: Tensor, y: Known | None) -> Found:
     if y is None or a.dim() < 2 or b.dim() < 2:
         return None
-    value, where = (
-        torch.zeros(1, a.shape[-1], dtype=y.value.dtype, device="cpu"),
-        torch.zeros(1, a.shape[-1], device="cpu").bool(),
-    )
+    value = torch.zeros(1, a.shape[-1], dtype=y.value.dtype, device="cpu")
+    where = torch.zeros(1, a.shape[-1], dtype=torch.bool, device="cpu")
     if x is not None:
         value, where = x.value, x.where
         if bool((value == value[..., :1, :]).all()) and bool((where == where[..., :1, :]).all()):

@@ -49,11 +49,8 @@ class Layer:
         from onnx import TensorProto, helper, numpy_helper
 
         names = ["a", "b", "c"][: len(self.shapes)]
-        weight = (
-            []
-            if self.kind == "attention"
-            else [numpy_helper.from_array(torch.randn(self.shapes[1], device="cpu").numpy(), "b")]
-        )
+        drawn = [] if self.kind == "attention" else [torch.randn(self.shapes[1], device="cpu")]
+        weight = [numpy_helper.from_array(tensor.numpy(), "b") for tensor in drawn]
         given = names if not weight else names[:1]
         inputs = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
