@@ -101,9 +101,7 @@ def check(case: Case, contender: str = "prunus", onnx: bool = False) -> Outcome:
     except Exception as problem:  # noqa: BLE001 - a small model that doesn't run
         error, remark = float("inf"), _said(problem)
     if contender != "prunus" and error <= TOLERANCE:
-        seconds = CONTENDERS[contender](in_precision(case.make(), torch.float32))[
-            1
-        ]  # its own work depends on the precision
+        _, seconds, *_ = CONTENDERS[contender](in_precision(case.make(), torch.float32))  # its work depends on that
     exported = _exported(original, small, example) if onnx else ""
     return Outcome(*who, seconds, left, error, exported, remark or why, case.left)
 

@@ -123,8 +123,7 @@ def _fill(new: dict[Any, Any], old: Mapping[Any, Any], memo: dict[int, Any]) -> 
         if kind in PLAIN or (kind is tuple and PLAIN.issuperset(map(type, value))):
             new[key] = value  # nothing in it can change
         else:
-            known = memo.get(id(value))
-            new[key] = _copied(value, memo) if known is None else known
+            new[key] = _copied(value, memo)
 
 
 @cache
