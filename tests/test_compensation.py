@@ -12,7 +12,7 @@ from torch import nn
 
 import prunus
 from benchmarks.zoo.case import randomize
-from prunus.compensation import mending
+from prunus.compensation import solving
 from prunus.compensation.waves import Wave
 from prunus.contractions import Contraction, Fit, Moments, Watch, calls
 from prunus.contractions.relevance import relevant_rows
@@ -453,7 +453,7 @@ def test_the_original_runs_once_for_all_targets_that_fit_in_memory(monkeypatch: 
     data = [draw(60, 8, seed=i) for i in range(3)]
     found = []
     for held in (2 << 30, 0):
-        monkeypatch.setattr(mending, "HELD", held)
+        monkeypatch.setattr(solving, "HELD", held)
         model, small, plan = products()
         runs: list[nn.Module] = []
         model.register_forward_pre_hook(lambda module, _, runs=runs: runs.append(module))
@@ -466,7 +466,7 @@ def test_the_original_runs_once_for_all_targets_that_fit_in_memory(monkeypatch: 
 
 @pytest.mark.parametrize("held", [2 << 30, 0])
 def test_batches_may_come_in_another_order_each_time(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mending, "HELD", held)
+    monkeypatch.setattr(solving, "HELD", held)
     data = [draw(200, 8, seed=i) for i in range(4)]
     model, small, plan = products()
     with torch.no_grad():
@@ -523,3 +523,72 @@ def test_every_fourth_batch_is_held_out_and_judges_the_fit() -> None:
         want = model(held)
         error = (small(held) - want).square().sum() / (want - want.mean(0)).square().sum()
     assert result.layers[-1].after == pytest.approx(float(error), rel=1e-6)
+
+
+class Residual(nn.Module):
+    """Attention and a gated product, each added to what came in."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.gate, self.down = nn.Linear(width, 24), nn.Linear(width, 24), nn.Linear(24, width)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(self.norms[0](x)).unflatten(-1, (3, 2, -1)).movedim(-3, 0).transpose(2, 3)
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
+        y = self.norms[1](x)
+        return x + self.down(self.up(y) * self.gate(y).sigmoid())
+
+
+class Row(nn.Module):
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.blocks = nn.ModuleList(Residual(16) for _ in range(blocks))
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        h = self.first(x)
+        for block in self.blocks:
+            h = block(h, mask)
+        return self.last(h)
+
+
+def row_of_blocks(blocks: int) -> tuple[nn.Module, prunus.Plan, list[tuple[torch.Tensor, torch.Tensor]]]:
+    torch.manual_seed(0)
+    model = Row(blocks).double().eval()
+    mask = torch.ones(5, 5).tril().bool()
+    data = [(draw(20, 5, 6, seed=i), mask) for i in range(4)]
+    return model, prunus.plan(model, data[0], ratio=0.5), data
+
+
+def test_blocks_in_a_row_are_solved_as_the_whole_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What streams between them is kept, or, where it is too large, made again for each wave; the fits are the same."""
+    model, plan, data = row_of_blocks(3)
+    found = {}
+    for held in (2 << 30, 0):
+        monkeypatch.setattr(solving, "HELD", held)
+        small = plan.apply(model)
+        runs: list[nn.Module] = []
+        small.register_forward_pre_hook(lambda module, _, runs=runs: runs.append(module))
+        result = prunus.compensate(model, small, plan, data, data[0])
+        found[held] = result, small.state_dict(), len(runs)
+    one, other = found.values()
+    assert [m.weight for m in one[0].layers] == [m.weight for m in other[0].layers]
+    assert len(one[0].layers) == 2 + 3 * 5
+    assert any(m.after < 0.9 * m.before for m in one[0].layers)
+    for name, value in one[1].items():
+        torch.testing.assert_close(value, other[1][name], rtol=1e-9, atol=1e-9)
+    assert other[2] - one[2] > 3 * 3 * 4, "four waves a block, four batches each, less what starts the stream"
+
+
+def test_a_longer_row_takes_no_more_runs_of_the_whole() -> None:
+    counts = []
+    for blocks in (2, 5):
+        model, plan, data = row_of_blocks(blocks)
+        small = plan.apply(model)
+        runs: list[nn.Module] = []
+        small.register_forward_pre_hook(lambda module, _, runs=runs: runs.append(module))
+        prunus.compensate(model, small, plan, data, data[0])
+        counts.append(len(runs))
+    assert counts[0] == counts[1]

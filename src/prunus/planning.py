@@ -281,7 +281,7 @@ def _freeze_at(
     """Freeze the atoms that are cut where the small model first departs from the prediction.
 
     Where it runs another operator (it *strayed*), that is most often because a size of one takes a path of its own, as
-    queries do that need no repeated keys: then only the atoms with one index left are frozen.
+    queries do that need no repeated keys: then the atoms with one index left keep two.
     """
     at = min(at, len(records) - 1)
     where = records[at].module or "the model"
@@ -291,7 +291,7 @@ def _freeze_at(
         single = {atom: n for atom, n in counts.items() if n == 1}
         found = [atom for r in records if r.module in modules for atom in _cut_in(graph, r, single)]
         if found:
-            graph.freeze(found, f"{where} takes another path where one index is left")
+            graph.keep_two(found, f"{where} takes another path where one index is left")
             return
     why = f": {type(error).__name__}: {error}" if error is not None else ""
     reason = f"{records[at].name} in {where} doesn't follow the cut{why}"

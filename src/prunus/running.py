@@ -212,6 +212,10 @@ def call_afresh(model: nn.Module, inputs: Inputs) -> Any:
         return call(model, *cloned(inputs))
 
 
+class Enough(BaseException):  # not an Exception: the model's own handlers must not catch it
+    """All that is wanted of this run has been seen."""
+
+
 class Batches:
     """Batches of a user's data as ``(args, kwargs)``, for a model that takes what the example shows.
 

@@ -13,13 +13,14 @@ from prunus.blockwise.large import LargeModel, filled, value_of
 from prunus.blockwise.layers import stages
 from prunus.blockwise.memory import trim
 from prunus.blockwise.passing import Progress, before_blocks, examples_in, walk, write_rest
-from prunus.blockwise.stream import Stream, find_row
 from prunus.blockwise.writing import writing
 from prunus.compensation import Compensation, Mended
 from prunus.compensation.waves import METHODS, Original, Wave, stream_writers
+from prunus.contractions import names
 from prunus.errors import InputError, PlanError, suggest
 from prunus.foreign import NONE_FITS
 from prunus.plan import Plan
+from prunus.residual import Stream, find_row
 
 
 def cut(
@@ -99,12 +100,12 @@ def _mend(
     path = small.row.names[at]
     blocks = [stream.model.get_submodule(path) for stream in (dense, small)]
     kept = {name.removeprefix(f"{path}."): cut for name, cut in plan.kept.items() if name.startswith(f"{path}.")}
-    original = Original(blocks[0], kept, how[2])
+    original = Original(blocks[0], kept, how[2], names(blocks[0]))
     found: list[Mended] = []
     odd: dict[str, str] = {}
     residual = stream_writers(blocks[0], blocks[1], next(iter(dense.each(at))), next(iter(small.each(at))))
     for stage in stages(small, at, ()):
-        wave = Wave(blocks[1], stage.layers, residual)
+        wave = Wave(blocks[1], names(blocks[1]), stage.layers, residual)
         for batch, (example, of_small) in enumerate(zip(dense.each(at), small.each(at), strict=True)):
             wave.take(original.targets(stage.layers, residual, example, batch), of_small)
         found += wave.solve(how[0], how[1], odd)

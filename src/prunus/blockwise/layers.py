@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunus.blockwise.stream import Stream
-from prunus.compensation.waves import Enough
 from prunus.contractions import Contraction, Watch, names, positions
 from prunus.errors import InputError
 from prunus.masks.names import chosen_parameters, matches
-from prunus.running import call
+from prunus.residual import Stream
+from prunus.running import Enough, call
 
 
 @dataclass(frozen=True)

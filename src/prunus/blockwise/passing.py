@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunus.blockwise.large import LargeModel, filled
-from prunus.blockwise.stream import Row, Stream
 from prunus.blockwise.writing import Writer
 from prunus.errors import InputError
+from prunus.residual import Row, Stream, without_cache
 from prunus.running import Inputs, each_input
 from prunus.surgery import lies_in
 
@@ -36,7 +36,7 @@ def before_blocks(
 ) -> Stream:
     """The activations before the first block. What runs there (embeddings) is read when it is called, and let go."""
     with ExitStack() as stack:
-        stack.enter_context(_without_cache(large.model))
+        stack.enter_context(without_cache(large.model))
         for path, module in large.model.named_modules():
             names = [f"{path}.{leaf}".lstrip(".") for leaf in (*module._parameters, *module._buffers)]
             names = [name for name in names if name in large.keys]
@@ -44,21 +44,6 @@ def before_blocks(
                 hook = module.register_forward_pre_hook(_fill_once(large, names, dtype, device, stack))
                 stack.callback(hook.remove)
         return Stream(large.model, row, examples, device)
-
-
-@contextmanager
-def _without_cache(model: nn.Module) -> Iterator[None]:
-    """Blocks that fill a cache of keys and values would find their own of the run before."""
-    config = getattr(model, "config", None)
-    before = getattr(config, "use_cache", None)
-    if before is None:
-        yield
-        return
-    config.use_cache = False  # type: ignore[union-attr]
-    try:
-        yield
-    finally:
-        config.use_cache = before  # type: ignore[union-attr]
 
 
 def _fill_once(

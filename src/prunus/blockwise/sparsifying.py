@@ -15,7 +15,6 @@ from prunus.blockwise.large import LargeModel, filled, value_of
 from prunus.blockwise.layers import Moment, Seen, Stage, gram, squares, stages
 from prunus.blockwise.memory import trim
 from prunus.blockwise.passing import before_blocks, examples_in, walk, write_rest
-from prunus.blockwise.stream import Stream, find_row
 from prunus.blockwise.writing import writing
 from prunus.contractions import Fit
 from prunus.errors import InputError, suggest
@@ -23,6 +22,7 @@ from prunus.masks.names import as_names, matches
 from prunus.masks.selection import choose, choose_pattern
 from prunus.masks.sparsegpt import inverse_factor, prune_columns
 from prunus.masks.units import SUM, Pattern, Tiles, parse
+from prunus.residual import Stream, find_row
 
 BLOCK = 128
 """Columns whose masks SparseGPT chooses together, as in the paper."""

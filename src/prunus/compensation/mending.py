@@ -10,15 +10,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from prunus.compensation.waves import METHODS, Mended, Original, Targets, Wave, stream_writers
+from prunus.compensation.solving import Solver
+from prunus.compensation.waves import METHODS, Mended, stream_writers
 from prunus.contractions import Contraction, Watch, names, positions, with_rows
 from prunus.errors import InputError, suggest
 from prunus.plan import Plan
-from prunus.running import Batches, Inputs, call, no_fast_path, tensors_in, undisturbed
+from prunus.running import Batches, call, no_fast_path, undisturbed
 from prunus.surgery import named_tensors
-
-HELD = 2 << 30
-"""How many bytes the targets of several waves may take, with the examples that they belong to."""
 
 
 @dataclass(frozen=True)
@@ -57,20 +55,22 @@ def compensate(
     stream, be it through a batch norm, make up for what it has lost before them, too (section 3.3 there). Of padded
     inputs only the rows count that the model's outputs depend on. Eval mode; modes and random state are left as they
     were. What the original gives is held for as many layers as fit in 2 GiB, or for those that are solved together, a
-    batch at a time.
+    batch at a time. Where residual blocks follow each other (transformers with norms before, not behind), what goes
+    into each is kept within the same 2 GiB, so that the time is linear in their number.
 
     Args:
         model: the original.
         small: ``plan.apply(model)``.
-        data: batches of inputs, iterated once per pass; 1,000 to 2,000 examples are plenty.
+        data: batches of inputs, iterated several times; 1,000 to 2,000 examples are plenty.
         args, kwargs: an example input; it shows what of each batch the model takes.
         method: ``"refit"`` solves weights and bias, ``"scale"`` one factor per output and the bias, ``"bias"`` that.
         ridge: how strongly the solution is drawn to the weights that it finds, over the mean of the Gram diagonal. By
             default each layer takes that of 1e-4 to 1 whose fit to three batches of four has the least error on the
             fourth, if that is less than before; the fourth batches are in no layer's fit. 1e-4 with fewer batches.
         rows: at most so many output positions of each batch are used, drawn at random (always the same).
-        passes: at most so many passes over the data, which take less time. Layers that read the same tensor are solved
-            together; where these are more than ``passes``, neighbours are, too, each on what the other gave before.
+        passes: at most so many passes over the data, all from the models' start. Layers that read the same tensor are
+            solved together; where these are more than ``passes``, neighbours are, too, each on what the other gave
+            before.
 
     Raises:
         InputError: an unknown method, no data, or data that the model can't take.
@@ -85,22 +85,12 @@ def compensate(
         residual = stream_writers(model, small, batches.first(), batches.first())
         examples, chosen = with_rows(model, batches)
         skipped |= _unknown(small, plan, {*chain(*together), *skipped})
-        done: list[Mended] = []
-        original = Original(model, plan.kept, rows)
-        for waves in _portions(_waves(together, passes), sizes, examples):
-            layers = [*chain(*waves)]
-            taken: Iterable[tuple[Targets, Inputs]] = (
-                (original.targets(layers, residual, example, batch, these), example)
-                for batch, (example, these) in enumerate(zip(examples, chosen, strict=False))
-            )
-            if len(waves) > 1:
-                taken = list(taken)  # loaders may shuffle: the targets belong to these very examples
-            for wave in waves:
-                solver = Wave(small, wave, residual)
-                for targets, example in taken:
-                    solver.take(targets, example)
-                done += solver.solve(method, ridge, skipped)
-    return Compensation(method, tuple(done), skipped)
+        solver = Solver(model, small, plan, residual, sizes, method, ridge, rows, skipped)
+        if passes is None:
+            solver.along(together, examples, chosen)
+        else:
+            solver.whole(_joined(together, passes), examples, chosen)
+    return Compensation(method, tuple(solver.done), skipped)
 
 
 def _order(small: nn.Module, batches: Batches, rows: int) -> tuple[list[list[str]], Mapping[str, int], dict[str, str]]:
@@ -125,27 +115,10 @@ def _order(small: nn.Module, batches: Batches, rows: int) -> tuple[list[list[str
     return together, sizes, dict.fromkeys(tied, "its weights are shared")
 
 
-def _waves(together: Sequence[list[str]], passes: int | None) -> list[list[str]]:
-    """What is solved together, in order: neighbours, too, where there would be more waves than ``passes``."""
-    size = 1 if passes is None else -(-len(together) // max(1, passes))
-    return [[*chain(*together[i : i + size])] for i in range(0, len(together), max(1, size))]
-
-
-def _portions(
-    waves: Iterable[list[str]], sizes: Mapping[str, int], examples: Iterable[Inputs]
-) -> list[list[list[str]]]:
-    """Waves for which the original is run only once: their targets and the examples take at most ``HELD`` bytes."""
-    inputs = [sum(t.numel() * t.element_size() for t in tensors_in(example)) for example in examples]
-    portions: list[list[list[str]]] = []
-    used = HELD + 1
-    for wave in waves:
-        new = len(inputs) * sum(sizes[name] for name in wave)
-        if used + new > HELD:
-            portions.append([])
-            used = sum(inputs)
-        portions[-1].append(wave)
-        used += new
-    return portions
+def _joined(together: Sequence[list[str]], passes: int) -> list[list[str]]:
+    """What is solved together, in order: neighbours, too, so that there are at most so many waves."""
+    size = max(1, -(-len(together) // max(1, passes)))
+    return [[*chain(*together[i : i + size])] for i in range(0, len(together), size)]
 
 
 def _unknown(small: nn.Module, plan: Plan, known: Collection[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.contractions import Contraction, Fit, Moments, Watch, names, positions
-from prunus.running import Inputs, call
+from prunus.running import Enough, Inputs, call
 from prunus.surgery import Kept
 
 METHODS = ("refit", "scale", "bias")
@@ -27,10 +27,6 @@ class Mended:
     rows: int
     before: float
     after: float
-
-
-class Enough(BaseException):  # not an Exception: the model's own handlers must not catch it
-    """All that a wave needs of this run has been seen."""
 
 
 def stream_writers(model: nn.Module, small: nn.Module, example: Inputs, of_small: Inputs) -> set[str]:
@@ -64,11 +60,14 @@ Targets = Mapping[str, Sequence[Target]]
 
 @dataclass(frozen=True)
 class Original:
-    """The model that was cut, as the source of targets: of ``kept`` outputs, at most ``rows`` positions of a call."""
+    """The model that was cut, or a block of it, as the source of targets: of ``kept`` outputs, at most ``rows``
+    positions of a call. ``known`` names the weights by their ids.
+    """
 
     model: nn.Module
     kept: Kept
     rows: int
+    known: Mapping[int, str]
 
     def targets(
         self,
@@ -105,7 +104,7 @@ class Original:
                 target, (call_, kept) = found[name][-1], calls[name]
                 found[name][-1] = replace(target, y=target.y + call_.flat_output(stream, target.at, kept))
 
-        with Watch(names(self.model), see, added if residual else None):
+        with Watch(self.known, see, added if residual else None):
             call(self.model, *example)
         return found
 
@@ -121,13 +120,18 @@ class Wave:
     """Layers that are solved together: their moments are gathered in one pass over the data.
 
     Args:
+        small: the model that was cut, or a block of it.
+        known: the names of its weights by their ids.
         residual: those of ``wave`` whose outputs are added to a residual stream, in both models. They are to make up
             for what the stream has lost before them, too: their outputs are to be the original's, plus the original's
             stream, less the small one's (He, Zhang, Sun, 2017, section 3.3).
     """
 
-    def __init__(self, small: nn.Module, wave: Sequence[str], residual: Collection[str] = ()) -> None:
-        self.small, self.last, self.residual = small, wave[-1], frozenset(residual).intersection(wave)
+    def __init__(
+        self, small: nn.Module, known: Mapping[int, str], wave: Sequence[str], residual: Collection[str] = ()
+    ) -> None:
+        self.small, self.known = small, known
+        self.last, self.residual = wave[-1], frozenset(residual).intersection(wave)
         self.moments = {name: Moments() for name in wave}
         self.held = {name: Moments() for name in wave}
         self.batches = 0
@@ -141,7 +145,7 @@ class Wave:
         self.batches += 1
         self.wanted = {name: list(targets[name]) for name in self.moments}
         added = self._got_stream if self.residual else None
-        with Watch(names(self.small), self._got, added), suppress(Enough):
+        with Watch(self.known, self._got, added), suppress(Enough):
             call(self.small, *example)
 
     def _got(self, name: str, found: Contraction, output: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ class Watch(OpenMode):
     units of the output, before the norm's scale (zero in channels that the norm all but closes).
     """
 
-    def __init__(self, names: dict[int, str], see: See, added: Added | None = None) -> None:
+    def __init__(self, names: Mapping[int, str], see: See, added: Added | None = None) -> None:
         super().__init__()
         self.names, self.see, self.added = names, see, added
         self._outputs: dict[int, tuple[str, Tensor, Tensor | None]] = {}

@@ -2,5 +2,6 @@
 
 from prunus.residual.blocks import Block, find_blocks
 from prunus.residual.reference import without_blocks
+from prunus.residual.row import Row, Stream, find_row, without_cache
 
-__all__ = ["Block", "find_blocks", "without_blocks"]
+__all__ = ["Block", "Row", "Stream", "find_blocks", "find_row", "without_blocks", "without_cache"]

@@ -121,6 +121,14 @@ class Graph:
         self.sizes = solve(self.space, self.equations, self.sizes.values, held)
         self.__dict__.pop("groups", None)
 
+    def keep_two(self, found: Iterable[Atom], reason: str) -> None:
+        """Let two indices of each atom stay at least; those that have no more, or no count of their own, are frozen."""
+        leaders = {atom: _leader(atom, self.sizes) for atom in found}
+        held = [atom for atom, leader in leaders.items() if atom.size <= 2 or leader in self.sizes.followers]
+        self.least = {**self.least, **{leaders[atom]: 2 for atom in leaders if atom not in held}}
+        if held:
+            self.freeze(held, reason)
+
     def at_least(self, atom: Atom) -> int:
         """How many indices of ``atom`` must stay, for itself and for those whose count is its own."""
         counts = [n for other, n in self.least.items() if _leader(other, self.sizes) is atom]

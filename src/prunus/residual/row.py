@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from prunus.compensation.waves import Enough
 from prunus.errors import InputError
-from prunus.residual import Block, find_blocks
-from prunus.running import Inputs, call, cloned, states_in, tensors_in
+from prunus.residual.blocks import Block, find_blocks
+from prunus.running import Enough, Inputs, call, cloned, states_in, tensors_in
 from prunus.skip import Skip, inputs_of
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,16 @@ class Stream:
     """What goes into the next block, batch by batch, and the other arguments that each block is called with.
 
     Made by running ``model`` with its blocks skipped, so only what lies before them needs values. The activations
-    rest on the CPU.
+    rest on the CPU, or where ``rest`` says.
 
     Raises:
         InputError: a block isn't called once in each run, or gets something that an earlier block computes.
     """
 
-    def __init__(self, model: nn.Module, row: Row, data: Iterable[Inputs], device: torch.device) -> None:
-        self.model, self.row, self.device = model, row, device
+    def __init__(
+        self, model: nn.Module, row: Row, data: Iterable[Inputs], device: torch.device, rest: torch.device = _CPU
+    ) -> None:
+        self.model, self.row, self.device, self.rest = model, row, device, rest
         self.calls: list[list[Inputs]] = []
         self.states: list[Tensor] = []
         for number, example in enumerate(data):
@@ -93,8 +96,8 @@ class Stream:
                 )
             if number == 0:
                 _check_independent(row, calls, _calls(model, row, moved, lambda x: x + 1))
-            self.states.append(row.get(calls[0]).cpu())
-            self.calls.append([_on(torch.device("cpu"), row.put(each, None)) for each in calls])
+            self.states.append(row.get(calls[0]).to(rest))
+            self.calls.append([_on(rest, row.put(each, None)) for each in calls])
         if not self.states:
             raise InputError("data has no batches to calibrate with.")
 
@@ -113,7 +116,7 @@ class Stream:
         module = self.model.get_submodule(self.row.names[at])
         for batch in range(len(self.states)):
             output = call(module, *self.inputs(at, batch))
-            self.states[batch] = tensors_in(output)[0].cpu()
+            self.states[batch] = tensors_in(output)[0].to(self.rest)
 
 
 def _on(device: torch.device, value: Any) -> Any:
@@ -163,3 +166,18 @@ def _check_independent(row: Row, calls: Sequence[Inputs], others: Sequence[Input
         pairs = zip(tensors_in(row.put(one, None)), tensors_in(row.put(other, None)), strict=True)
         if any(a.shape != b.shape or not torch.equal(a, b) for a, b in pairs):
             raise InputError(f"{name!r} is called with something that earlier blocks compute, beside their output.")
+
+
+@contextmanager
+def without_cache(model: nn.Module) -> Iterator[None]:
+    """Blocks that fill a cache of keys and values would find their own of the run before."""
+    config = getattr(model, "config", None)
+    before = getattr(config, "use_cache", None)
+    if before is None:
+        yield
+        return
+    config.use_cache = False  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        config.use_cache = before  # type: ignore[union-attr]
