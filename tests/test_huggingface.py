@@ -135,6 +135,20 @@ def test_many_layers_that_resist_alike_do_not_take_an_attempt_each() -> None:
     assert {small.get_submodule(f"model.layers.{i}.self_attn.q_proj").out_features for i in range(30)} == {16}
 
 
+def test_where_one_index_would_take_another_path_two_stay() -> None:
+    """Of three queries a key; that repeated keys need no repetition for one is no reason to leave all three."""
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "hidden_size": 24}
+    model = made("LlamaForCausalLM", "LlamaConfig", **{**LLAMA, **sizes})
+    graph = prunus.trace(model, (), {"input_ids": IDS})
+    queries = [g for g in graph.free if g.size == 3]
+    assert len(queries) == 2
+    plan = prunus.plan(graph, ratio=dict.fromkeys((g.name for g in queries), 0.7))
+    small = plan.apply(model)
+    assert {small.get_submodule(f"model.layers.{i}.self_attn.q_proj").out_features for i in range(2)} == {16}
+    assert all(g.frozen is None for g in graph.groups if g.size == 3)
+    assert prunus.prove(model, small, plan, (), {"input_ids": IDS}).outputs == 1
+
+
 def test_no_weights_are_read_to_plan_at_random() -> None:
     model = GENERATORS["llama"]().to("meta")
     one, two = (prunus.plan(model, (), {"input_ids": IDS}, importance="random") for _ in range(2))
