@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -49,11 +49,12 @@ def ours(importance: str | None, *, refit: bool, solver: bool = False) -> Conten
     """As `prunus.prune` does it, scored once: the ratio is searched for, or the budget's solver shares it out."""
 
     def make(task: Task, part: float) -> nn.Module:
-        graph, model, known = scored(task, importance, refit)
+        model, known = scored(task, importance, refit)
+        plan = partial(_planned, model, task.example, known)
         if solver:
-            small = prunus.plan(graph, budget={"macs": f"{part:.0%}"}, importance=known).apply(model)
+            small = plan(budget={"macs": f"{part:.0%}"}).apply(model)
         else:
-            small = with_macs(lambda r: prunus.plan(graph, ratio=r, importance=known).apply(model), task, part)
+            small = with_macs(lambda r: plan(ratio=r).apply(model), task, part)
         if refit:
             prunus.compensate(model, small, small.prunus_plan, task.calls, task.example)
         return small
@@ -61,8 +62,13 @@ def ours(importance: str | None, *, refit: bool, solver: bool = False) -> Conten
     return make
 
 
+def _planned(model: nn.Module, example: Any, known: prunus.Importance, **how: Any) -> prunus.Plan:
+    """On a graph of its own: what one plan learned of the model's paths is not to help the next one."""
+    return prunus.plan(prunus.trace(model, example), importance=known, **how)
+
+
 @cache
-def scored(task: Task, importance: str | None, refit: bool) -> tuple[prunus.Graph, nn.Module, prunus.Importance]:
+def scored(task: Task, importance: str | None, refit: bool) -> tuple[nn.Module, prunus.Importance]:
     """The model and its scores: by default it is turned before, where a refit follows."""
     graph, model = prunus.trace(task.model, task.example), task.model
     if refit and importance is None:
@@ -70,8 +76,12 @@ def scored(task: Task, importance: str | None, refit: bool) -> tuple[prunus.Grap
         graph, model = turned.graph, turned.model
     name = importance or ("auto" if refit else "l2")
     found = score(graph, name, task.calls, task.loss)
-    known = {group: found[group.atom] for group in graph.free if group.atom in found}
-    return graph, model, prunus.Importance(lambda context: known, additive=resolve(name).additive)
+    known = {group.name: found[group.atom] for group in graph.free if group.atom in found}
+    return model, prunus.Importance(partial(_by_name, known), additive=resolve(name).additive)
+
+
+def _by_name(known: Mapping[str, Any], context: Any) -> dict[Any, Any]:
+    return {group: known[group.name] for group in context.graph.free if group.name in known}
 
 
 def peer(make: Callable[[Any], Any], gradients: bool = False) -> Cutter:
