@@ -592,3 +592,42 @@ def test_a_longer_row_takes_no_more_runs_of_the_whole() -> None:
         prunus.compensate(model, small, plan, data, data[0])
         counts.append(len(runs))
     assert counts[0] == counts[1]
+
+
+def test_a_forward_that_a_library_put_on_a_block_stays_and_runs() -> None:
+    model, plan, data = row_of_blocks(2)
+    small = plan.apply(model)
+    calls: list[str] = []
+    for name, network in (("model", model), ("small", small)):
+        block = network.blocks[1]
+        own = block.forward
+        block.forward = lambda *args, own=own, name=name: calls.append(name) or own(*args)
+        kept = block.__dict__["forward"]
+        prunus.compensate(model, small, plan, data, data[0])
+        assert network.blocks[1].__dict__["forward"] is kept
+    assert set(calls) == {"model", "small"}
+
+
+class Skipping(Row):
+    """Leaves its last block out for longer inputs."""
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        h = self.first(x)
+        for block in self.blocks[: 2 if x.shape[1] > 5 else 3]:
+            h = block(h, mask)
+        return self.last(h)
+
+
+def test_blocks_that_a_batch_leaves_out_are_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = Skipping(3).double().eval()
+    data = [(draw(20, n, 6, seed=n), torch.ones(n, n).tril().bool()) for n in (5, 6, 5, 5)]
+    plan = prunus.plan(model, data[0], ratio=0.5)
+    found = []
+    for held in (2 << 30, 0):
+        monkeypatch.setattr(solving, "HELD", held)
+        small = plan.apply(model)
+        prunus.compensate(model, small, plan, data, data[0])
+        found.append(small.state_dict())
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], rtol=1e-12, atol=1e-12)

@@ -47,7 +47,7 @@ def smollm2(seed: int) -> Task:
     long = [tokenizer(text, return_tensors="pt").input_ids[0] for text in known]
     draw = random.Random(seed)
 
-    def windows(count: int) -> list[tuple[Tensor]]:
+    def windows(count: int, draw: random.Random = draw) -> list[tuple[Tensor]]:
         chosen = [draw.choice(long) for _ in range(count)]
         starts = [draw.randrange(len(ids) - LENGTH) for ids in chosen]
         rows = torch.stack([ids[at : at + LENGTH] for ids, at in zip(chosen, starts, strict=True)]).to(DEVICE)
@@ -63,7 +63,10 @@ def smollm2(seed: int) -> Task:
     def finetune(small: nn.Module) -> None:
         fit(small, further, epochs=1, lr=1e-4, loss=loss, seed=seed)
 
-    return Task(model, (data[0][0][:1],), data, loss, score, finetune, outputs=outputs)
+    def fresh(number: int) -> tuple[Tensor]:
+        return windows(BATCH, random.Random(10_000 * (seed + 1) + number))[0]
+
+    return Task(model, (data[0][0][:1],), data, loss, score, finetune, outputs=outputs, fresh=fresh)
 
 
 def loss(model: nn.Module, batch: Any) -> Tensor:

@@ -50,7 +50,25 @@ def efficientnet(seed: int) -> Task:
     def score(small: nn.Module) -> float:
         return 100 * float((torch.cat([small(x).argmax(1) for x in unseen.split(100)]) == truth).float().mean())
 
-    return Task(model, known[0][:2], data, cross_entropy, score)
+    def fresh(number: int) -> tuple[Tensor, Tensor]:
+        drawn = 10_000 * (seed + 1) + number
+        others = _spread(mine, len(mine)) + _pasted(mine, BATCH - len(mine), drawn)
+        with torch.no_grad():
+            return (x := _crops(others, drawn)), model(x).argmax(1)
+
+    return Task(model, known[0][:2], data, cross_entropy, score, fresh=fresh, itself=("mirrored", Mirrored(model)))
+
+
+class Mirrored(nn.Module):
+    """A model that sees its images the other way round."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.model(x.flip(3))
+        return result
 
 
 def load() -> nn.Module:

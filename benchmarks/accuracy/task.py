@@ -25,6 +25,8 @@ class Task:
         finetune: trains a network in place, the same for all; None where there is no training data.
         outputs, heads: what Torch-Pruning must be told: layers whose outputs stay, and the heads of projections.
         inputs: what the model itself is run on to calibrate, where a batch holds more than one call's; else ``data``.
+        fresh: by its number, a batch that isn't in ``data``, of what there is to calibrate with.
+        itself: how its inputs are changed so that they mean the same, in words, and the model behind such a change.
         after: sets the integers of a model that Torch-Pruning cut, which it doesn't know.
     """
 
@@ -38,6 +40,8 @@ class Task:
     heads: Callable[[nn.Module], Mapping[nn.Module, int]] = lambda model: {}
     after: Callable[[nn.Module], None] = lambda model: None
     inputs: Sequence[Any] | None = None
+    fresh: Callable[[int], Any] | None = None
+    itself: tuple[str, nn.Module] | None = None
 
     @property
     def calls(self) -> Sequence[Any]:

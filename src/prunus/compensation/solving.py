@@ -65,18 +65,17 @@ class Solver:
             if found is None:
                 self.whole(waves, examples, chosen)
                 return
-            row, (before, *inside, after), held = found
+            dense, (before, *inside, after), held = found
             self.whole(before, held, chosen)
-            self._through(row, inside, held, chosen)
+            self._through(dense, _stream(self.small, dense.row, held), inside, chosen)
             self.whole(after, held, chosen)
 
-    def _through(self, row: Row, waves: Sequence[Waves], examples: Sequence[Inputs], chosen: Iterable[Rows]) -> None:
+    def _through(self, dense: Stream, small: Stream, waves: Sequence[Waves], chosen: Iterable[Rows]) -> None:
         """Solve the waves of each block of a row."""
-        dense, small = (_stream(model, row, examples) for model in (self.model, self.small))
-        for at, path in enumerate(row.names):
+        for at, path in enumerate(dense.row.names):
             blocks = self.model.get_submodule(path), self.small.get_submodule(path)
             self._solve(*blocks, waves[at], partial(_pairs, dense, small, at, chosen))
-            if at + 1 < len(row.names):
+            if at + 1 < len(dense.row.names):
                 dense.advance(at)
                 small.advance(at)
 
@@ -91,8 +90,8 @@ class Solver:
             )
             if len(portion) > 1:
                 taken = list(taken)  # loaders may shuffle: the targets belong to these very inputs
-            for layers in portion:
-                wave = Wave(small, names(self.small), layers, self.residual)
+            for together in portion:
+                wave = Wave(small, names(self.small), together, self.residual)
                 for targets, of_small in taken:
                     wave.take(targets, of_small)
                 self.done += wave.solve(self.method, self.ridge, self.skipped)
@@ -124,27 +123,27 @@ def _bytes(inputs: Inputs) -> int:
 
 def _row(
     model: nn.Module, small: nn.Module, waves: Waves, examples: Iterable[Inputs]
-) -> tuple[Row, list[list[list[str]]], list[Inputs]] | None:
-    """The blocks that both models go through one after another, the waves by them (see :func:`_split`), and all
-    examples. None where there are no such blocks, or where what streams through them is too large to be held.
+) -> tuple[Stream, list[list[list[str]]], list[Inputs]] | None:
+    """What streams into the first of the blocks that both models go through one after another, the waves by these
+    blocks (see :func:`_split`), and all examples. None where there are no such blocks, or too much would be held.
     """
     first = next(iter(examples))
     try:
         row, other = (find_row(each, first) for each in (model, small))
-        streams = [_stream(each, row, [first]) for each in (model, small)]
-    except (InputError, TraceError):
-        return None
-    parts = _split(waves, row)
-    if parts is None or row.names != other.names:
-        return None
-    held: list[Inputs] = []
-    used = 0
-    for example in examples:
-        used += _bytes(example) + sum(stream.states[0].nbytes for stream in streams)
-        if used > HELD:
+        parts = _split(waves, row)
+        if parts is None or row.names != other.names:
             return None
-        held.append(example)
-    return row, parts, held
+        size = sum(_stream(each, row, [first]).size(0) for each in (model, small))
+        held: list[Inputs] = []
+        used = 0
+        for example in examples:
+            used += _bytes(example) + size
+            if used > HELD:
+                return None
+            held.append(example)
+        return _stream(model, row, held), parts, held
+    except (InputError, TraceError):  # the blocks run otherwise, or not for every batch
+        return None
 
 
 def _stream(model: nn.Module, row: Row, examples: Sequence[Inputs]) -> Stream:

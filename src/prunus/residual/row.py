@@ -106,6 +106,11 @@ class Stream:
         found: Inputs = _on(self.device, self.row.put(cloned(self.calls[batch][at]), self.states[batch].clone()))
         return found
 
+    def size(self, batch: int) -> int:
+        """The bytes that are kept of one batch."""
+        kept = {id(t): t.nbytes for t in tensors_in((self.states[batch], self.calls[batch]))}
+        return sum(kept.values())
+
     def each(self, at: int) -> Iterator[Inputs]:
         """The arguments of block ``at``, batch by batch."""
         for batch in range(len(self.states)):
@@ -153,11 +158,14 @@ def _calls(model: nn.Module, row: Row, example: Inputs, passed_on: Callable[[Ten
 @contextmanager
 def _forward(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
     """Within, calling the module calls ``function``."""
+    own = module.__dict__.get("forward")  # libraries that move weights about put theirs there
     module.__dict__["forward"] = function
     try:
         yield
     finally:
         del module.__dict__["forward"]
+        if own is not None:
+            module.__dict__["forward"] = own
 
 
 def _check_independent(row: Row, calls: Sequence[Inputs], others: Sequence[Inputs]) -> None:
