@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -594,18 +595,23 @@ def test_a_longer_row_takes_no_more_runs_of_the_whole() -> None:
     assert counts[0] == counts[1]
 
 
+class Offloaded(Residual):
+    """Its weights come with the forward that a library puts on it."""
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("the weights aren't here")
+
+
 def test_a_forward_that_a_library_put_on_a_block_stays_and_runs() -> None:
     model, plan, data = row_of_blocks(2)
     small = plan.apply(model)
-    calls: list[str] = []
-    for name, network in (("model", model), ("small", small)):
+    for network in (model, small):
         block = network.blocks[1]
-        own = block.forward
-        block.forward = lambda *args, own=own, name=name: calls.append(name) or own(*args)
-        kept = block.__dict__["forward"]
-        prunus.compensate(model, small, plan, data, data[0])
-        assert network.blocks[1].__dict__["forward"] is kept
-    assert set(calls) == {"model", "small"}
+        block.__class__ = Offloaded
+        block.forward = kept = partial(Residual.forward, block)
+    result = prunus.compensate(model, small, plan, data, data[0])
+    assert len(result.layers) == 2 + 2 * 5
+    assert network.blocks[1].__dict__["forward"] is kept
 
 
 class Skipping(Row):
