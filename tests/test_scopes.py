@@ -117,6 +117,30 @@ def test_shared_spends_the_macs_of_local_where_least_is_lost(model: nn.Module) -
     assert macs[1] <= macs[0]
 
 
+class Threes(nn.Module):
+    """Eight groups of three, of which a ratio of 0.3 takes nothing each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 4)) for _ in range(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5])
+def test_shared_counts_the_fractions_of_small_groups(ratio: float) -> None:
+    graph = prunus.trace(Threes(), X)
+    for group in graph.groups:
+        if group.size == 4:
+            graph.freeze([group.atom], "the stream stays")
+    known = prunus.Importance(lambda context: {g: np.arange(3.0) + 1 for g in graph.free}, additive=True)
+    before, after = prunus.plan(graph, ratio=ratio, importance=known).how["costs"]["macs"]
+    assert 1 - ratio - 1 / 24 - 0.01 <= after / before <= 1 - ratio + 0.01, "one of 24 indices may be left over"
+
+
 def test_shared_is_for_additive_scores_or_on_demand(model: nn.Module) -> None:
     data = [torch.randn(8, 4) for _ in range(2)]
     assert prunus.plan(model, X, data=data).how["scope"] == "shared"

@@ -76,10 +76,11 @@ def plan(
             and the parameter to a saliency of the same shape, or from a ``Context`` to scores; see docs/criteria.md.
             By default ``"auto"`` with data, how far the outputs move for what the best refit leaves, else ``"l2"``.
         scope: whose scores are compared: ``"local"`` takes the ratio from each group, ``"global"`` from all together,
-            ``"isomorphic"`` from those together that run through the same kinds of tensors; ``"shared"`` keeps as many
-            MACs as local would, shared out among the groups so that the least is lost. By default a ratio is shared
-            where the scores are additive, as those of ``"auto"`` are, and else local; a dict of ratios is always local.
-            A budget is global, which means shared, or local: the same ratio from each group.
+            ``"isomorphic"`` from those together that run through the same kinds of tensors; ``"shared"`` keeps the
+            MACs that the ratio of every group would leave, fractions counted, shared out among the groups so that
+            the least is lost. By default a ratio is shared where the scores are additive, as those of ``"auto"`` are,
+            and else local; a dict of ratios is always local. A budget is global, which means shared, or local: the
+            same ratio from each group.
         keep: names of groups, modules, tensors, or shell patterns of them, that stay as they are.
         min_keep, max_keep: how many indices of a group stay at least and at most: an int, a float as a part of it, or a
             dict by pattern. ``max_keep`` cuts more than the ratio asks, where it asks less.
@@ -181,8 +182,11 @@ def _by_ratio(ratio: float | Mapping[str, float], request: Request, runtime: Any
     scope = "local" if shared else request.scope
 
     def choose(graph: Graph, scores: Scores) -> tuple[dict[Atom, int], dict[str, Any]]:
-        counts = choose_counts(graph, scores, ratio, scope, request.keep, request.bounds)
-        return shared_out(graph, scores, counts, request) if shared else (counts, {})
+        if shared and not isinstance(ratio, Mapping):
+            found = shared_out(graph, scores, check_ratio(ratio), request)
+            if found is not None:
+                return found
+        return choose_counts(graph, scores, ratio, scope, request.keep, request.bounds), {}
 
     return choose
 

@@ -22,6 +22,8 @@ from prunus.limits import Least, Limits, Multiple
 from prunus.selection import Scores, open_groups
 from prunus.trace import Graph, Group, trace
 
+_ROUNDINGS = 256
+
 Points = Mapping[str, Sequence[tuple[float, float]]]
 """Group name -> (share removed, metric), the uncut model first."""
 
@@ -78,19 +80,34 @@ def counts_within(graph: Graph, scores: Scores, request: Request) -> tuple[dict[
 
 
 def shared_out(
-    graph: Graph, scores: Scores, counts: Mapping[Atom, int], request: Request
-) -> tuple[dict[Atom, int], dict[str, Any]]:
-    """At most the MACs that ``counts`` leave, or the parameters where no MACs go, with the least loss.
+    graph: Graph, scores: Scores, ratio: float, request: Request
+) -> tuple[dict[Atom, int], dict[str, Any]] | None:
+    """At most the MACs that this ratio of every group leaves, or the parameters where no MACs go, with the least loss.
 
-    ``request`` says how, but for its limits and its scope. Where neither goes, ``counts`` themselves.
+    The ratio is taken as it is: of three heads it may leave one and a half, which is what a layer then costs on the
+    average over both ways to round. ``request`` says how, but for its limits and its scope. None where neither goes.
     """
     costs = Costs(graph)
-    before, after = costs({}), costs(counts)
-    unit = next((unit for unit in ("macs", "parameters") if after[unit] < before[unit]), None)
+    groups = open_groups(graph, scores, request.keep)
+    rows = _rounded(graph, groups, ratio, request.bounds)
+    before, table = costs({}), costs.table(rows, _ROUNDINGS, ("macs", "parameters"))
+    after = {unit: float(found.mean()) for unit, found in table.items()}
+    unit = next((unit for unit in after if after[unit] < before[unit]), None)
     if unit is None:
-        return dict(counts), {}
-    limit = Limit(unit, after[unit], share=False, text=f"{after[unit]}")
+        return None
+    limit = Limit(unit, after[unit], share=False, text=f"{after[unit]:.0f}")
     return counts_within(graph, scores, replace(request, limits=(limit,), scope="global"))
+
+
+def _rounded(graph: Graph, groups: Sequence[Group], ratio: float, bounds: Limits) -> dict[Atom, NDArray[np.int64]]:
+    """The counts that the ratio leaves of each group, rounded up or down as often as makes the mean right."""
+    exact = {g.atom: round(g.size * (1 - ratio), 9) for g in groups}
+    down, up = (
+        bounds.apply(graph, groups, {atom: int(to(n)) for atom, n in exact.items()}) for to in (math.floor, math.ceil)
+    )
+    draw = np.random.default_rng(0)
+    ups = {atom: draw.permutation(_ROUNDINGS) < (n - math.floor(n)) * _ROUNDINGS for atom, n in exact.items()}
+    return {atom: np.where(ups[atom], up[atom], down[atom]).astype(np.int64) for atom in exact}
 
 
 def feasibility(
