@@ -25,7 +25,7 @@ from benchmarks.accuracy.tasks import TASKS, TITLES
 from prunus.train import fit
 from prunus.train.distill import Distill, Logits
 
-PART, TOLD, RATE = 0.5, 10, 1e-3
+PART, TOLD, RATE = 0.5, 10, 3e-4
 
 
 class Fresh:
