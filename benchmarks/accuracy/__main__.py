@@ -66,7 +66,7 @@ def write(file: Path, section: str) -> None:
 
 def _task(section: str) -> str:
     """The part of the title that is the task's."""
-    return re.split(r", \d+% of the MACs", section)[0]
+    return re.split(r", \d+% of the MACs", section.partition("\n")[0])[0]
 
 
 def section(name: str, seeds: int, part: float, only: str, results: Results) -> str:
