@@ -59,6 +59,8 @@ def test_the_last_layer_is_the_least_squares_solution() -> None:
         lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1),
         lambda: nn.ConvTranspose2d(4, 6, (3, 2), stride=(1, 3), dilation=(2, 1), padding=(3, 0)),
         lambda: nn.ConvTranspose1d(4, 6, 4, stride=2, bias=False),
+        lambda: nn.ConvTranspose2d(4, 6, (3, 2), stride=2, padding=1, groups=2),
+        lambda: nn.ConvTranspose1d(4, 4, 3, stride=2, groups=4, bias=False),
     ],
 )
 def test_rows_of_a_convolution_give_its_outputs(conv: Callable[[], nn.Module]) -> None:
@@ -372,6 +374,39 @@ def test_transposed_convolutions_and_einsum_are_the_least_squares_solution(kind:
         for o in range(4):
             best = design @ torch.linalg.lstsq(design, wanted[:, o].flatten()).solution
             torch.testing.assert_close(found[:, o].flatten(), best, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("groups", "ratio"), [(4, {"first": 0.5}), (12, {"first": 0.5}), (4, 0.5), (2, 0.34)])
+def test_transposed_convolutions_in_groups_are_the_least_squares_solution(groups: int, ratio: object) -> None:
+    torch.manual_seed(0)
+    up = nn.ConvTranspose2d(12, 24, 3, stride=2, padding=1, output_padding=1, groups=groups)
+    model = nn.Sequential()
+    for name, layer in (("first", nn.Conv2d(3, 12, 3, padding=1)), ("act", nn.Tanh()), ("up", up)):
+        model.add_module(name, layer)
+    model.add_module("last", nn.Conv2d(24, 2, 1))
+    model.double().eval()
+    x = draw(6, 3, 6, 6)
+    plan = prunus.plan(model, x[:1], ratio=ratio)
+    small = plan.apply(model)
+    assert small.up.weight.shape != up.weight.shape
+    result = prunus.compensate(model, small, plan, [x], x[:1], ridge=1e-12)
+    assert "up.weight" in [m.weight for m in result.layers] and result.skipped == {}
+    with torch.no_grad():
+        h = small.act(small.first(x))
+        wanted = model.up(model.act(model.first(x)))[:, list(plan.kept.get("up.bias", {0: range(24)})[0])]
+        found, weight = small.up(h), small.up.weight
+        columns = []
+        for i in range(weight.numel()):
+            unit = torch.zeros_like(weight)
+            unit.view(-1)[i] = 1
+            columns.append(F.conv_transpose2d(h, unit, None, 2, 1, 1, small.up.groups).flatten())
+        for o in range(found.shape[1]):
+            unit = torch.zeros_like(found)
+            unit[:, o] = 1
+            columns.append(unit.flatten())
+        design = torch.stack(columns, 1)
+        best = design @ torch.linalg.lstsq(design, wanted.flatten()).solution
+    torch.testing.assert_close(found.flatten(), best, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("importance", ["auto", "obs", "thinet"])

@@ -124,11 +124,4 @@ def _joined(together: Sequence[list[str]], passes: int) -> list[list[str]]:
 def _unknown(small: nn.Module, plan: Plan, known: Collection[str]) -> dict[str, str]:
     """The matrices that were cut and that no fit knows, such as those of embeddings."""
     cut = [name for name, tensor in small.named_parameters() if tensor.dim() > 1 and name in plan.kept]
-    return {name: _why_unknown(small, name) for name in cut if name not in known}
-
-
-def _why_unknown(small: nn.Module, name: str) -> str:
-    owner = small.get_submodule(name.rpartition(".")[0])
-    if isinstance(owner, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
-        return "it is a transposed convolution in groups"
-    return "it is no weight of a linear map or convolution"
+    return {name: "it is no weight of a linear map or convolution" for name in cut if name not in known}

@@ -91,9 +91,8 @@ class Original:
 
         def see(name: str, call_: Contraction, output: Tensor) -> None:
             if name in found:
-                kept = torch.tensor(
-                    self.kept.get(name, {}).get(call_.out_dim) or range(output.shape[call_.channel]), device="cpu"
-                )
+                stay = call_.kept_outputs(self.kept.get(name, {})) or range(output.shape[call_.channel])
+                kept = torch.tensor(stay, device="cpu")
                 n = positions(output, call_.channel)
                 at = self._sample(n, left[name].pop(0) if left.get(name) else None, batch)
                 calls[name] = call_, kept

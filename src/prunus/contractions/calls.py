@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ class Contraction:
     Attributes:
         weight, bias: as the call got them.
         x: its input.
-        out_dim, in_dim: the dimensions of ``weight`` that run over outputs and inputs.
+        out_dim, in_dim: the dimensions of ``weight`` that run over outputs and inputs; of a group, in a convolution.
         channel: the dimension of the output that runs over channels.
         groups: of a convolution; 1 otherwise.
         window: stride, padding and dilation of a convolution; None otherwise.
@@ -40,11 +40,27 @@ class Contraction:
     window: tuple[Any, Any, Any] | None = None
     spread: Any = None
 
+    @property
+    def interleaved(self) -> bool:
+        """Whether no dimension of the weight runs over all outputs: that of a transposed convolution in groups."""
+        return self.spread is not None and self.groups > 1
+
+    def kept_outputs(self, kept: Mapping[int, Sequence[int]]) -> Sequence[int] | None:
+        """The outputs that stay where ``kept`` has the positions that do, by dimension of the weight; None: all."""
+        if not self.interleaved or not kept:
+            return kept.get(self.out_dim)
+        inputs, outputs = self.weight.shape[0] // self.groups, self.weight.shape[1]
+        groups = sorted({at // inputs for at in kept[0]}) if 0 in kept else range(self.groups)
+        return [group * outputs + at for group in groups for at in kept.get(1, range(outputs))]
+
     def fit(self) -> Fit:
         """Weights and bias, by group."""
-        weight = self.weight.movedim(self.out_dim, 0).flatten(1)
-        bias = None if self.bias is None else self.bias.reshape(self.groups, -1)
-        return Fit(weight.reshape(self.groups, -1, weight.shape[1]), bias)
+        if self.interleaved:
+            weight = self.weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(2)
+        else:
+            weight = self.weight.movedim(self.out_dim, 0).flatten(1)
+            weight = weight.reshape(self.groups, -1, weight.shape[1])
+        return Fit(weight, None if self.bias is None else self.bias.reshape(self.groups, -1))
 
     def put(self, fit: Fit) -> None:
         """Write a fit into the call's own tensors, in place."""
@@ -56,8 +72,11 @@ class Contraction:
 
     def laid_out(self, fit: Fit) -> tuple[Tensor, Tensor | None]:
         """A fit's weights and bias in the shapes of the call's own."""
-        shape = self.weight.movedim(self.out_dim, 0).shape
         bias = None if self.bias is None or fit.bias is None else fit.bias.reshape(self.bias.shape)
+        if self.interleaved:
+            inside = self.weight.shape[0] // self.groups, *self.weight.shape[2:]
+            return fit.weight.unflatten(2, inside).transpose(1, 2).flatten(0, 1), bias
+        shape = self.weight.movedim(self.out_dim, 0).shape
         return fit.weight.reshape(shape).movedim(0, self.out_dim), bias
 
     def flat_output(self, y: Tensor, at: Tensor, kept: Tensor) -> Tensor:
@@ -184,11 +203,10 @@ def _transposed(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Contraction | None:
-    """Not in groups: then its weight has no dimension of its own for all outputs."""
-    if input.dim() != weight.dim() or groups != 1:
+    if input.dim() != weight.dim():  # without a batch
         return None
     window = (stride, padding, dilation)
-    return Contraction(weight, bias, input, out_dim=1, in_dim=0, channel=1, window=window, spread=output_padding)
+    return Contraction(weight, bias, input, 1, 0, channel=1, groups=groups, window=window, spread=output_padding)
 
 
 def _einsum(equation: str, *operands: Any) -> Contraction | None:

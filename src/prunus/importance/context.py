@@ -161,7 +161,8 @@ class Context:
 
         def see(name: str, found: Contraction, output: Tensor) -> None:
             member = Member(name, found.in_dim)
-            if name in self.weights and not self.graph.space.is_frozen(self.graph.tensors[name][member.dim]):
+            known = name in self.weights and not found.interleaved
+            if known and not self.graph.space.is_frozen(self.graph.tensors[name][member.dim]):
                 seen.append((member, found, output))
 
         with Watch(names(self.model), see):

@@ -70,7 +70,7 @@ def _flows(context: Context, example: Inputs) -> tuple[list[Tensor], list[Flow]]
     found: list[tuple[Member, Contraction, Tensor]] = []
 
     def see(name: str, contraction: Contraction, output: Tensor) -> None:
-        if output.requires_grad:
+        if output.requires_grad and not contraction.interleaved:
             found.append((Member(name, contraction.out_dim), contraction, output))
 
     flows: list[Flow] = []
