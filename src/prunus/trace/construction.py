@@ -137,7 +137,7 @@ def tied(graph: Graph, made: Construction) -> Graph:
     sizes = solve(space, equations, made.values, held)
     while _hold_all_but_one(space, sizes):
         sizes = solve(space, equations, made.values, held)
-    return replace(graph, space=space, equations=equations, sizes=sizes, failures=set())
+    return replace(graph, space=space, equations=equations, sizes=sizes, pairs={}, failures=set())
 
 
 def _hold_all_but_one(space: Space, sizes: Sizes) -> bool:

@@ -39,7 +39,8 @@ def state(graph: Graph, group: Group) -> str:
     follows = graph.sizes.followers.get(group.atom)
     if follows is None:
         least = graph.at_least(group.atom)
-        return "can be cut" if least == 1 else f"can be cut; at least {least} stay, for so many are chosen of it"
+        why = graph.pairs.get(group.atom, "so many are chosen of it")
+        return "can be cut" if least == 1 else f"can be cut; at least {least} stay, for {why}"
     sources = set(leaves(follows))
     names = [other.name for other in graph.groups if other.atom in sources]
     return f"its count follows {_some(names) or 'others'}"

@@ -77,6 +77,7 @@ class Graph:
         unsupported: operators without a row in the table, with the module that called them first.
         notes: what a reader should know of how the trace was made.
         least: how many indices of an atom stay at least, where an operator (``topk``) chooses so many of them.
+        pairs: atoms of which two stay at least, with the reason, which a plan found.
     """
 
     model: nn.Module
@@ -92,6 +93,7 @@ class Graph:
     unsupported: Mapping[str, str]
     notes: Sequence[str]
     least: Mapping[Atom, int] = field(default_factory=dict)
+    pairs: dict[Atom, str] = field(default_factory=dict)
     failures: set[Hashable] = field(default_factory=set)  # kinds of calls that have departed from a prediction
 
     @cached_property
@@ -125,14 +127,14 @@ class Graph:
         """Let two indices of each atom stay at least; those that have no more, or no count of their own, are frozen."""
         leaders = {atom: _leader(atom, self.sizes) for atom in found}
         held = [atom for atom, leader in leaders.items() if atom.size <= 2 or leader in self.sizes.followers]
-        self.least = {**self.least, **{leaders[atom]: 2 for atom in leaders if atom not in held}}
+        self.pairs |= {leader: reason for atom, leader in leaders.items() if atom not in held}
         if held:
             self.freeze(held, reason)
 
     def at_least(self, atom: Atom) -> int:
         """How many indices of ``atom`` must stay, for itself and for those whose count is its own."""
-        counts = [n for other, n in self.least.items() if _leader(other, self.sizes) is atom]
-        return max(counts, default=1)
+        counts = {**self.least, **dict.fromkeys(self.pairs, 2)}
+        return max((n for other, n in counts.items() if _leader(other, self.sizes) is atom), default=1)
 
     def group(self, name: str) -> Group:
         """The group of that name.
