@@ -33,8 +33,8 @@ definitions towards the dense network's embeddings; 10 steps of 4 windows of 128
 the seeds. A digit has a standard error of 0.3 points, a noun of 2, a crop of 2, a token of 0.6. The peers are
 Torch-Pruning 1.6.1 and NNI 3.0, which is given a graph of `torch.fx`, since its own tracer doesn't run on today's
 torch. "MACs as the budget, with data" is `prunus.prune(model, x, budget={"macs": "50%"}, data=batches)`; "default with
-data" is `prunus.prune(model, x, ratio=r, data=batches)` with the ratio that comes to these MACs. Where a goal is missed,
-`make ceiling` tells what long training of the same small network reaches.
+data" is `prunus.prune(model, x, ratio=r, data=batches)` with the ratio that comes to these MACs. Where a goal is
+missed, `make ceiling` tells what long training of the same small network reaches.
 """
 
 
