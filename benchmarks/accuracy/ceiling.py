@@ -1,4 +1,4 @@
-"""How far long training brings the network that the default cut: no fit without training can be asked for more.
+"""How far long training brings the network that the default cut, to see what is asked of a fit without training.
 
     python -m benchmarks.accuracy.ceiling efficientnet --steps 1000 [--seed 0] [--write docs/accuracy.md]
 

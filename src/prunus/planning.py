@@ -172,21 +172,17 @@ def _explained(graph: Graph, plan: Plan, counts: Mapping[Atom, int]) -> Plan:
 def _by_ratio(ratio: float | Mapping[str, float], request: Request, runtime: Any) -> Choose:
     if request.curves is not None or runtime is not None:
         raise InputError("curves and runtime serve a budget: give one, such as budget={'macs': '60%'}.")
-    if not isinstance(ratio, Mapping):
-        check_ratio(ratio)
-    elif request.scope == "shared":
+    one = None if isinstance(ratio, Mapping) else check_ratio(ratio)
+    shared = request.scope == "shared"
+    if shared and one is None:
         raise InputError(
             "scope='shared' takes one ratio and chooses each group's; a dict of ratios has chosen already."
         )
-    shared = request.scope == "shared"
     scope = "local" if shared else request.scope
 
     def choose(graph: Graph, scores: Scores) -> tuple[dict[Atom, int], dict[str, Any]]:
-        if shared and not isinstance(ratio, Mapping):
-            found = shared_out(graph, scores, check_ratio(ratio), request)
-            if found is not None:
-                return found
-        return choose_counts(graph, scores, ratio, scope, request.keep, request.bounds), {}
+        found = shared_out(graph, scores, one, request) if shared and one is not None else None
+        return found or (choose_counts(graph, scores, ratio, scope, request.keep, request.bounds), {})
 
     return choose
 

@@ -82,6 +82,7 @@ class Solver:
     def _solve(self, model: nn.Module, small: nn.Module, waves: Waves, pairs: Callable[[], Iterable[Pair]]) -> None:
         """Solve waves in turn, by runs of ``model`` and ``small``: this solver's, or a block of each."""
         original = Original(model, self.plan.kept, self.rows, names(self.model))
+        known = names(self.small)
         for portion in _portions(waves, self.sizes, (of_small for _, of_small, _ in pairs())):
             layers = [*chain(*portion)]
             taken: Iterable[tuple[Targets, Inputs]] = (
@@ -91,7 +92,7 @@ class Solver:
             if len(portion) > 1:
                 taken = list(taken)  # loaders may shuffle: the targets belong to these very inputs
             for together in portion:
-                wave = Wave(small, names(self.small), together, self.residual)
+                wave = Wave(small, known, together, self.residual)
                 for targets, of_small in taken:
                     wave.take(targets, of_small)
                 self.done += wave.solve(self.method, self.ridge, self.skipped)
