@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +21,7 @@ from prunus.errors import InputError
 from prunus.importance import CRITERIA, Context, Importance, score
 from prunus.importance.reconstruction import auto, obs, waves
 from prunus.trace import Graph, Member
+from tests import threaded
 
 
 class Shared(nn.Module):
@@ -275,6 +279,12 @@ def test_obs_takes_blocks_and_several_consumers(model: Shared, graph: Graph, mon
     scores = of(graph, "obs", data=data)
     assert int(scores.argmin()) == int(np.argmin(errors))
     assert float(scores.min()) == pytest.approx(min(errors), rel=1e-6)
+
+
+def test_obs_comes_back_on_several_threads() -> None:
+    command = [sys.executable, "-m", "tests.threaded", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), torch.tensor(threaded.scores(1)))
 
 
 def test_shapley_values_share_out_what_all_do_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,7 +257,11 @@ def _firm(gram: Tensor) -> Tensor:
 
 
 class _Elimination:
-    """One consumer, while indices are removed and its weights solved anew."""
+    """One consumer, while indices are removed and its weights solved anew.
+
+    By Cholesky factors alone: they keep the inverse symmetric, and MKL's LU of batches doesn't return on several
+    threads (torch 2.14, matrices of 192 and more).
+    """
 
     def __init__(self, consumer: Consumer, blocks: Tensor) -> None:
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(_firm(consumer.gram)))
@@ -269,8 +273,8 @@ class _Elimination:
         at = self.at[left]
         inner = self.inverse[:, at[:, :, None], at[:, None, :]]  # (groups, left, n, n)
         weight = self.weight[:, :, at].movedim(1, 2)  # (groups, left, outputs, n)
-        solved = torch.linalg.solve(inner, weight.mT)
-        costs: Tensor = (weight.mT * solved).sum((0, 2, 3)) / self.variance
+        halves = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), weight.mT, upper=False)
+        costs: Tensor = halves.square().sum((0, 2, 3)) / self.variance
         return costs
 
     def remove(self, gone: Tensor) -> None:
@@ -279,9 +283,11 @@ class _Elimination:
         keep = torch.ones(self.weight.shape[-1], dtype=torch.bool, device=out.device)
         keep[out] = False
         inner, cross = self.inverse[:, out[:, None], out[None, :]], self.inverse[:, out][:, :, keep]
-        solved = torch.linalg.solve(inner, cross)
-        self.weight = self.weight[:, :, keep] - self.weight[:, :, out] @ solved
-        self.inverse = self.inverse[:, keep][:, :, keep] - cross.mT @ solved
+        lower = torch.linalg.cholesky(inner)
+        halves = torch.linalg.solve_triangular(lower, cross, upper=False)
+        shares = torch.linalg.solve_triangular(lower, self.weight[:, :, out].mT, upper=False)
+        self.weight = self.weight[:, :, keep] - shares.mT @ halves
+        self.inverse = self.inverse[:, keep][:, :, keep] - halves.mT @ halves
         place = torch.cumsum(keep, 0) - 1
         self.at = torch.where(keep[self.at], place[self.at], 0)
 
