@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from prunus.errors import InputError, TraceError
+from prunus.errors import InputError, PrunusError, TraceError
 from prunus.state import untouched
 
 
@@ -194,6 +194,8 @@ def call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     """``model(*args, **kwargs)``; an exception of the user's code comes as the cause of a TraceError."""
     try:
         return model(*args, **kwargs)
+    except PrunusError:
+        raise
     except Exception as error:
         shapes = (
             ", ".join(f"{list(t.shape)} {t.dtype} on {t.device}" for t in tensors_in((args, kwargs))) or "no tensors"

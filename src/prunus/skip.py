@@ -11,7 +11,7 @@ Returns = Mapping[str, Any]
 """What a block returns, as JSON values: ``{"input": [position or None, name or None]}``, ``{"value": a scalar}``, or
 ``{"tuple": [...]}`` and ``{"list": [...]}`` of such."""
 
-_SCALARS = (bool, int, float, str, type(None))
+SCALARS = (bool, int, float, str, type(None))
 
 
 class Skip(nn.Module):
@@ -23,7 +23,7 @@ class Skip(nn.Module):
     def __init__(self, block: nn.Module, returns: Returns) -> None:
         super().__init__()
         for name, value in vars(block).items():
-            if not name.startswith("_") and type(value) in _SCALARS:
+            if not name.startswith("_") and type(value) in SCALARS:
                 setattr(self, name, value)
         self._returns = returns
 
@@ -54,7 +54,7 @@ def check_returns(value: Any) -> Returns:
     if not isinstance(value, dict) or len(value) != 1:
         raise TypeError("what a removed block returns must be an object with one entry")
     (kind, inner), *_ = value.items()
-    if kind == "value" and isinstance(inner, _SCALARS):
+    if kind == "value" and isinstance(inner, SCALARS):
         return value
     if kind == "input" and isinstance(inner, list) and len(inner) == 2:
         at, name = inner

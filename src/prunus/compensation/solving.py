@@ -1,8 +1,8 @@
-"""The waves in their order: over the whole of both models, or block by block where residual blocks stand in a row."""
+"""The waves in their order: over the whole of both models, or module by module where these stand in a row."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -10,11 +10,11 @@ from itertools import chain
 import torch
 from torch import nn
 
-from prunus.compensation.waves import Mended, Original, Targets, Wave
+from prunus.compensation.waves import Mended, Original, Targets, Wave, stream_writers
 from prunus.contractions import Rows, names
 from prunus.errors import InputError, TraceError
 from prunus.plan import Plan
-from prunus.residual import Row, Stream, find_row, without_cache
+from prunus.residual import Row, Stream, find_chain, without_cache
 from prunus.running import Inputs, tensors_in
 from prunus.surgery import lies_in
 
@@ -42,7 +42,7 @@ class Solver:
     model: nn.Module
     small: nn.Module
     plan: Plan
-    residual: Collection[str]
+    residual: set[str]
     sizes: Mapping[str, int]
     method: str
     ridge: float | None
@@ -59,7 +59,7 @@ class Solver:
         self._solve(self.model, self.small, waves, pairs)
 
     def along(self, waves: Waves, examples: Iterable[Inputs], chosen: Iterable[Rows]) -> None:
-        """The same where blocks stand in a row: what goes into each is at hand, and nothing before it runs again."""
+        """The same where modules stand in a row: what goes into each is at hand, and nothing before it runs again."""
         with without_cache(self.model), without_cache(self.small):
             found = _row(self.model, self.small, waves, examples)
             if found is None:
@@ -67,17 +67,25 @@ class Solver:
                 return
             dense, (before, *inside, after), held = found
             self.whole(before, held, chosen)
-            self._through(dense, _stream(self.small, dense.row, held), inside, chosen)
+            small = _stream(self.small, dense.row, held)
+            for at, path in enumerate(dense.row.names):
+                if self._writes_outside(path, inside[at], next(dense.each(at)), next(small.each(at))):
+                    self.whole(inside[at], held, chosen)
+                else:
+                    blocks = self.model.get_submodule(path), self.small.get_submodule(path)
+                    self._solve(*blocks, inside[at], partial(_pairs, dense, small, at, chosen))
+                if at + 1 < len(dense.row.names):
+                    dense.advance(at)
+                    small.advance(at)
             self.whole(after, held, chosen)
 
-    def _through(self, dense: Stream, small: Stream, waves: Sequence[Waves], chosen: Iterable[Rows]) -> None:
-        """Solve the waves of each block of a row."""
-        for at, path in enumerate(dense.row.names):
-            blocks = self.model.get_submodule(path), self.small.get_submodule(path)
-            self._solve(*blocks, waves[at], partial(_pairs, dense, small, at, chosen))
-            if at + 1 < len(dense.row.names):
-                dense.advance(at)
-                small.advance(at)
+    def _writes_outside(self, path: str, waves: Waves, example: Inputs, of_small: Inputs) -> bool:
+        """Whether what a weight of these waves writes is added to a stream, but not in the module of that path."""
+        writers = self.residual.intersection(chain(*waves))
+        blocks = self.model.get_submodule(path), self.small.get_submodule(path)
+        return bool(writers) and not writers <= {
+            f"{path}.{name}" for name in stream_writers(*blocks, example, of_small)
+        }
 
     def _solve(self, model: nn.Module, small: nn.Module, waves: Waves, pairs: Callable[[], Iterable[Pair]]) -> None:
         """Solve waves in turn, by runs of ``model`` and ``small``: this solver's, or a block of each."""
@@ -125,26 +133,40 @@ def _bytes(inputs: Inputs) -> int:
 def _row(
     model: nn.Module, small: nn.Module, waves: Waves, examples: Iterable[Inputs]
 ) -> tuple[Stream, list[list[list[str]]], list[Inputs]] | None:
-    """What streams into the first of the blocks that both models go through one after another, the waves by these
-    blocks (see :func:`_split`), and all examples. None where there are no such blocks, or too much would be held.
+    """What streams into the first of the modules that both models go through one after another, the waves by these
+    modules (see :func:`_split`), and all examples. None where there are no such modules, or too much would be held.
     """
     first = next(iter(examples))
     try:
-        row, other = (find_row(each, first) for each in (model, small))
-        parts = _split(waves, row)
-        if parts is None or row.names != other.names:
-            return None
-        size = sum(_stream(each, row, [first]).size(0) for each in (model, small))
+        row, other = (find_chain(each, first) for each in (model, small))
         held: list[Inputs] = []
         used = 0
         for example in examples:
-            used += _bytes(example) + size
+            used += _bytes(example)
             if used > HELD:
                 return None
             held.append(example)
+        start = _start(row, other, (HELD - used) // len(held))
+        row, other = row.since(start), other.since(start)
+        parts = _split(waves, row)
+        if parts is None or row.names != other.names or not row.names:
+            return None
+        if sum(_others(_stream(each, row, [first])) for each in (model, small)) * len(held) > HELD:
+            return None
         return _stream(model, row, held), parts, held
-    except (InputError, TraceError):  # the blocks run otherwise, or not for every batch
+    except (InputError, TraceError):  # the modules run otherwise, or not for every batch
         return None
+
+
+def _start(row: Row, other: Row, limit: int) -> int:
+    """The first module from which on what streams in both models takes at most ``limit`` bytes."""
+    sizes = [a + b for a, b in zip(row.sizes, other.sizes, strict=False)]
+    return max((at + 1 for at, size in enumerate(sizes) if size > limit), default=0)
+
+
+def _others(stream: Stream) -> int:
+    """The bytes of a batch's arguments beside the stream."""
+    return stream.size(0) - stream.states[0].nbytes
 
 
 def _stream(model: nn.Module, row: Row, examples: Sequence[Inputs]) -> Stream:

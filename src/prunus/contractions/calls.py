@@ -88,12 +88,11 @@ class Contraction:
 
         A few tokens can be hundreds of times as large as all others ("massive activations", M. Sun et al., COLM 2024).
         What reads them is normalized by token, so that an error counts by its share of the token; a plain fit would do
-        for these alone. They count as if they were at the limit.
+        for these alone. They count as if they were at the limit; there is none where most rows are nought.
         """
         energy = y.double().square().sum(1)
-        if self.window is not None or not len(energy):
-            return torch.ones_like(energy)
-        return (LARGE**2 * energy.median() / energy.clamp(min=1e-300)).clamp(max=1)
+        limit = LARGE**2 * float(energy.median()) if self.window is None and len(energy) else 0.0
+        return (limit / energy).clamp(max=1) if limit else torch.ones_like(energy)
 
     def grouped(self, rows: Tensor) -> Tensor:
         """(groups, rows, outputs of a group) of (rows, outputs)."""

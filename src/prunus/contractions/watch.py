@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from prunus.contractions.calls import CALLS, Contraction
 from prunus.contractions.recurrent import unrolled
@@ -23,15 +25,17 @@ class Watch(OpenMode):
     """Calls ``see(name, contraction, output)`` for every linear map whose weight is a parameter of the model, those
     within recurrent layers too, which run step by step.
 
-    Where the output is then added to a tensor of its shape, as to a residual stream, ``added(name, tensor)`` is called
-    with that tensor, before the addition; where a batch norm with fixed statistics lies between, with the tensor in the
-    units of the output, before the norm's scale (zero in channels that the norm all but closes).
+    Where the output is then added to a tensor of its shape that was there before it, as to a residual stream,
+    ``added(name, tensor)`` is called with that tensor, before the addition; where a batch norm with fixed statistics
+    lies between, with the tensor in the units of the output, before the norm's scale (zero in channels that the norm
+    all but closes).
     """
 
     def __init__(self, names: Mapping[int, str], see: See, added: Added | None = None) -> None:
         super().__init__()
         self.names, self.see, self.added = names, see, added
         self._outputs: dict[int, tuple[str, Tensor, Tensor | None]] = {}
+        self._made, self._numbers = WeakTensorKeyDictionary(), count(1)
 
     def call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         kind = getattr(func, "__name__", "")
@@ -52,12 +56,18 @@ class Watch(OpenMode):
                 if self.added is not None:
                     self._outputs[id(output)] = name, output, None
                 self.see(name, found, output)
+        if self.added is not None:
+            for tensor in output if isinstance(output, tuple | list) else (output,):
+                if isinstance(tensor, Tensor):
+                    self._made[tensor] = next(self._numbers)
         return output
 
     def _sum(self, a: Any, b: Any, added: Added) -> None:
         for one, other in ((a, b), (b, a)):
             name, output, factor = self._outputs.get(id(one), ("", None, None))
-            if output is not None and output is one and isinstance(other, Tensor) and other.shape == output.shape:
+            if output is None or output is not one or not isinstance(other, Tensor) or other.shape != output.shape:
+                continue
+            if self._made.get(other, 0) < self._made[output]:
                 del self._outputs[id(one)]
                 added(name, other if factor is None else other * factor)
                 return

@@ -18,14 +18,22 @@ from prunus.skip import Skip, inputs_of
 
 _CPU = torch.device("cpu")
 
+Place = tuple[int | None, str | None]
+"""Which of a call's arguments: its position, its name."""
+
 
 @dataclass(frozen=True)
 class Row:
-    """Blocks that follow each other, by path, and which of their inputs the stream is: its position and its name."""
+    """Blocks that follow each other, by path, which of their inputs the stream is, and its bytes where known."""
 
     names: tuple[str, ...]
     blocks: tuple[Block, ...]
-    place: tuple[int | None, str | None]
+    place: Place
+    sizes: tuple[int, ...] = ()
+
+    def since(self, at: int) -> Row:
+        """The row without the first ``at`` blocks."""
+        return Row(self.names[at:], self.blocks[at:], self.place, self.sizes[at:])
 
     def put(self, example: Inputs, x: Any) -> Inputs:
         """The arguments of one call of a block with ``x`` as the stream."""
@@ -131,15 +139,21 @@ def _on(device: torch.device, value: Any) -> Any:
 def _calls(model: nn.Module, row: Row, example: Inputs, passed_on: Callable[[Tensor], Tensor]) -> list[Inputs]:
     """The arguments that each block is called with, where each passes its input on through a function."""
     found: dict[str, Inputs] = {}
+    passed: list[tuple[Tensor, int]] = []
 
     def skipping(name: str, skip: Skip) -> Callable[..., Any]:
         def instead(*args: Any, **kwargs: Any) -> Any:
             if name in found:
                 raise InputError(f"{name!r} is called more than once in a run, so blocks can't be taken in turn.")
+            stream = row.get((args, kwargs))
+            if passed and (stream is not passed[-1][0] or _version(stream) != passed[-1][1]):
+                raise InputError(f"what {list(found)[-1]!r} returns is changed before {name!r} gets it.")
             found[name] = (args, kwargs)
             if name == row.names[-1]:
                 raise Enough
-            args, kwargs = row.put((args, kwargs), passed_on(row.get((args, kwargs))))
+            stream = passed_on(stream)
+            passed.append((stream, _version(stream)))
+            args, kwargs = row.put((args, kwargs), stream)
             return skip(*args, **kwargs)
 
         return instead
@@ -153,6 +167,10 @@ def _calls(model: nn.Module, row: Row, example: Inputs, passed_on: Callable[[Ten
     if list(found) != list(row.names):
         raise InputError(f"the blocks don't run in their order: {', '.join(found)}.")
     return list(found.values())
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 @contextmanager
