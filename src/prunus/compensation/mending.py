@@ -55,8 +55,8 @@ def compensate(
     stream, be it through a batch norm, make up for what it has lost before them, too (section 3.3 there). Of padded
     inputs only the rows count that the model's outputs depend on. Eval mode; modes and random state are left as they
     were. What the original gives is held for as many layers as fit in 2 GiB, or for those that are solved together, a
-    batch at a time. Where residual blocks follow each other (transformers with norms before, not behind), what goes
-    into each is kept within the same 2 GiB, so that the time is linear in their number.
+    batch at a time. Where modules run one on what the other returned (blocks of transformers, stages of convolutional
+    networks), what goes into each is kept within the same 2 GiB, so that the time is linear in their number.
 
     Args:
         model: the original.
