@@ -16,6 +16,7 @@ from prunus.compensation import solving
 from prunus.compensation.waves import Wave
 from prunus.contractions import Contraction, Fit, Moments, Watch, calls, names
 from prunus.contractions.relevance import relevant_rows
+from prunus.errors import InputError
 from prunus.importance import score
 
 
@@ -594,3 +595,21 @@ def test_what_is_added_later_is_no_stream_that_a_layer_makes_up_for() -> None:
     with torch.no_grad(), Watch(names(model), lambda *_: None, lambda name, _: seen.append(name)):
         model(draw(5, 6))
     assert seen == ["second.weight"]
+
+
+def test_data_that_is_not_finite_is_told_and_changes_nothing() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 2)).eval()
+    good, bad = torch.randn(2, 20, 6)
+    bad[3, 2] = float("nan")
+    plan = prunus.plan(model, good[:2], ratio=0.5)
+    small = plan.apply(model)
+    before = {name: value.clone() for name, value in small.state_dict().items()}
+    with pytest.raises(InputError, match="'0.weight' is given or should give, on this data, holds NaN"):
+        prunus.compensate(model, small, plan, [good, bad], good)
+    with pytest.raises(InputError, match="the input of '1', on this data, holds NaN"):
+        prunus.recalibrate(small, [good, bad], good)
+    assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
+    assert not any(module.training for module in small.modules())
+    with pytest.raises(InputError, match="'3.weight' is given or gives, on this data, holds NaN"):
+        prunus.prune(model, good[:2], ratio=0.5, data=[good, bad])

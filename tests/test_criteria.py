@@ -287,6 +287,14 @@ def test_obs_comes_back_on_several_threads() -> None:
     torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), torch.tensor(threaded.scores(1)))
 
 
+@pytest.mark.parametrize("name", ["obs", "auto", "thinet", "hrank", "chip", "wanda", "flap", "taylor"])
+def test_data_that_is_not_finite_is_told(name: str, graph: Graph) -> None:
+    images = draw(5, 1, 4, 4)
+    images[2, 0, 1, 1] = float("inf")
+    with pytest.raises(InputError, match="NaN or infinity|not finite"):
+        score(graph, name, [*DATA, (images, DATA[0][1])])
+
+
 def test_shapley_values_share_out_what_all_do_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prunus.importance.shapley.PERMUTATIONS", 400)
     torch.manual_seed(0)

@@ -196,6 +196,13 @@ def test_what_convolutions_see_is_what_their_outputs_are_made_of(layer, shape):
     torch.testing.assert_close(_seen_squares(layer, x.double()), squares.view_as(layer.weight))
 
 
+def test_data_that_is_not_finite_is_told():
+    x = torch.randn(20, 4)
+    x[3, 1] = float("nan")
+    with pytest.raises(InputError, match="'weight' is given, on this data, holds NaN"):
+        scores("obs", nn.Linear(4, 3), [x], lambda model, batch: model(batch))
+
+
 def test_obs_is_its_equation():
     torch.manual_seed(0)
     layer, x = nn.Linear(5, 3), torch.randn(20, 5)

@@ -190,6 +190,15 @@ def _is_state(value: Any) -> bool:
     return all(callable(getattr(value, name, None)) for name in ("update", "get_seq_length"))
 
 
+def check_finite(what: str, *tensors: Tensor) -> None:
+    """Raises InputError where one of the tensors, made from the data, holds NaN or infinity; ``what`` says whose."""
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise InputError(
+            f"{what}, on this data, holds NaN or infinity: look for such values in the batches, or run the model in a "
+            "wider type of numbers."
+        )
+
+
 def call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """``model(*args, **kwargs)``; an exception of the user's code comes as the cause of a TraceError."""
     try:

@@ -24,6 +24,7 @@ from prunus.precision import Precise, as_double
 from prunus.running import (
     Batches,
     call,
+    check_finite,
     cloned,
     each_input,
     mapped,
@@ -282,6 +283,8 @@ def _gather(model: nn.Module, batches: Batches, pairs: list[_Pair]) -> None:
         with _Look(names(model), see, outputs, keys):
             call(model, positional, keywords)
     for pair in pairs:
+        for name, seen in pair.seen.items():
+            check_finite(f"what {name!r} is given or gives", seen.gram)
         pair.key = next((name for name in pair.seen if not pair.readers and name in keys), None)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from prunus.contractions import Contraction, Fit, Moments, Watch, names, positions
-from prunus.running import Enough, Inputs, call
+from prunus.running import Enough, Inputs, call, check_finite
 from prunus.surgery import Kept
 
 METHODS = ("refit", "scale", "bias")
@@ -181,6 +181,7 @@ class Wave:
             moments, held = self.moments.pop(name), self.held.pop(name)  # those of a layer that is solved can go
             if name in self.odd or not moments.rows + held.rows:
                 continue
+            check_finite(f"what {name!r} is given or should give", moments.xx, moments.yy, held.xx, held.yy)
             found = self.calls[name]
             old = found.fit()
             chosen = method == "refit" and ridge is None and min(held.rows, moments.rows) > 0

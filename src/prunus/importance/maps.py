@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from prunus.contractions import Contraction
 from prunus.importance.context import Context, Found, Place
+from prunus.running import check_finite
 from prunus.trace import Member
 
 EXAMPLES = 16
@@ -18,12 +22,19 @@ def hrank(context: Context) -> Found:
     rank of the matrix of examples by positions stands for it.
     """
     sums: dict[Member, Tensor] = {}
-    for member, found, _ in context.flows():
-        x = found.channels_of_input().double()
+    for member, found, x in _maps(context):
         image = x.dim() == 4 and found.groups == 1
         rank = torch.linalg.matrix_rank(x).double().sum(0) if image else _rank_of_positions(context, member, x)
         sums[member] = sums[member] + rank if member in sums else rank
     return sums
+
+
+def _maps(context: Context) -> Iterator[tuple[Member, Contraction, Tensor]]:
+    """What each linear map is given, ``[examples, channels, positions ...]``, fp64."""
+    for member, found, _ in context.flows():
+        x = found.channels_of_input().double()
+        check_finite(f"what {member.name!r} is given", x)
+        yield member, found, x
 
 
 def _rank_of_positions(context: Context, member: Member, x: Tensor) -> Tensor:
@@ -44,8 +55,7 @@ def chip(context: Context) -> Found:
     over the first ``EXAMPLES`` examples of each batch.
     """
     sums: dict[Place, Tensor] = {}
-    for member, found, _ in context.flows():
-        x = found.channels_of_input().double()
+    for member, _, x in _maps(context):
         maps = x[:EXAMPLES].flatten(2) if x.dim() > 2 else x.T[None]  # without positions, examples are the columns
         for each in maps:
             fall = _independence(each)

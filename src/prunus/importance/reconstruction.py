@@ -13,6 +13,7 @@ from prunus.contractions import Contraction, Fit, Moments, names
 from prunus.importance.context import Context, Found, Place
 from prunus.importance.effects import Effects
 from prunus.importance.slopes import Slopes
+from prunus.running import check_finite
 from prunus.trace import Group, Member
 
 ROWS, STEPS, RIDGE = 4096, 64, 1e-3
@@ -70,6 +71,8 @@ def consumers(context: Context, only: Collection[Member] | None = None, *, centr
         y = found.flat_output(output, at, everything)
         mine.add(found.rows_of_input(at), found.grouped(y), found.counting(y))
         calls[member] = found
+    for member, mine in moments.items():
+        check_finite(f"what {member.name!r} is given or gives", mine.xx, mine.yy)
     return {member: _consumer(mine, calls[member], centred) for member, mine in moments.items()}
 
 

@@ -111,7 +111,10 @@ def _by_weight(context: Context, saliency: Any) -> Found:
 def _array(values: Any) -> Array:
     array = values.detach().double().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values, dtype=float)
     if not np.isfinite(array).all():
-        raise InputError("the criterion returned scores that are not finite numbers: nan or inf.")
+        raise InputError(
+            "the criterion returned scores that are not finite numbers: nan or inf. Look for such values in the weights"
+            " and in the data."
+        )
     return array
 
 

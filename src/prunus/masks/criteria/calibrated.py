@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunus.errors import InputError
 from prunus.masks.criteria.task import Task
-from prunus.running import undisturbed
+from prunus.running import check_finite, undisturbed
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -56,6 +56,8 @@ def layer_hessians(task: Task, names: list[str]) -> dict[str, list[Tensor]]:
         totals[name] = [a + b for a, b in zip(totals[name], found, strict=True)] if name in totals else found
 
     watch(task, names, see)
+    for name, found in totals.items():
+        check_finite(f"what {name!r} is given", *found)
     return totals
 
 
