@@ -146,12 +146,13 @@ def _row(
             if used > HELD:
                 return None
             held.append(example)
-        start = _start(row, other, (HELD - used) // len(held))
+        times = -(-used // max(1, _bytes(first)))  # all batches are as large as so many of the first
+        start = _start(row, other, (HELD - used) // times)
         row, other = row.since(start), other.since(start)
         parts = _split(waves, row)
         if parts is None or row.names != other.names or not row.names:
             return None
-        if sum(_others(_stream(each, row, [first])) for each in (model, small)) * len(held) > HELD:
+        if sum(_others(_stream(each, row, [first])) for each in (model, small)) * times > HELD:
             return None
         return _stream(model, row, held), parts, held
     except (InputError, TraceError):  # the modules run otherwise, or not for every batch
