@@ -135,14 +135,14 @@ def test_blocks_that_a_batch_leaves_out_are_no_row(monkeypatch: pytest.MonkeyPat
 
 
 class Encoder(nn.Module):
-    """Norms behind what is added, as in BERT: its parts get what came into the layer, too."""
+    """Norms behind what is added, as in BERT: one of its parts gets what came into the layer, too."""
 
     def __init__(self) -> None:
         super().__init__()
         self.mix, self.out, self.norm = nn.Linear(8, 8), Joined(), nn.LayerNorm(8)
 
     def forward(self, x: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return self.norm(self.out(self.mix(x) * scale, x)), None
+        return self.norm(self.out(self.mix(x), x, scale)), None
 
 
 class Joined(nn.Module):
@@ -150,8 +150,8 @@ class Joined(nn.Module):
         super().__init__()
         self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
 
-    def forward(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return self.down(self.up(y).relu()) + x
+    def forward(self, y: torch.Tensor, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return self.down(self.up(y * scale).relu()) + x
 
 
 class Encoders(nn.Module):
@@ -167,18 +167,19 @@ class Encoders(nn.Module):
 
 
 class Between(nn.Module):
-    """Of six layers the second's output is changed in place, the fourth runs twice, the sixth's output is added."""
+    """Of eight layers the second's output is changed in place, the fifth runs twice, and the last's output is added."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(5, 5) for _ in range(6))
+        self.layers = nn.ModuleList(nn.Linear(5, 5) for _ in range(8))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        one, two, three, four, five, six = self.layers
-        y = two(one(x))
+        first, second, third, fourth, fifth, sixth, seventh, last = self.layers
+        y = second(first(x))
         y.relu_()
-        y = four(four(three(y)))
-        return x + six(five(y))
+        y = fifth(fourth(third(y)))
+        y = fifth(y)
+        return x + last(seventh(sixth(y)))
 
 
 def stages() -> nn.Module:
@@ -199,7 +200,7 @@ def test_rows_of_any_modules_are_found() -> None:
     assert names(stages(), 2, 1, 8, 8) == ("0.0", "0.1", "0.2", "1", "2", "3")
     assert names(Encoders(), 2, 3, 8) == ("layers.0", "layers.1", "layers.2", "head")
     assert names(ResNet20(), 2, 1, 28, 28) == (*(f"stem.{i}" for i in range(3)), *(f"blocks.{i}" for i in range(9)))
-    assert names(Between(), 2, 5) in [("layers.0", "layers.1"), ("layers.4", "layers.5")]
+    assert names(Between(), 2, 5) == ("layers.5", "layers.6", "layers.7")
     with pytest.raises(InputError, match="no modules that run one on what another returns"):
         names(Row(1).blocks[0].norms[0], 2, 16)
 
