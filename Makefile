@@ -160,6 +160,8 @@ accuracy: bench-data .bench-peers/torch_pruning .bench-peers/nni .bench-data/gt_
 ceiling: .venv/.ready $(PHOTOS) $(ADDRESSES)
 	PYTHONPATH=.bench-data $(PY) -m benchmarks.accuracy.ceiling efficientnet --steps 400 --write docs/accuracy.md
 	HF_HUB_OFFLINE=1 PYTHONPATH=.bench-data $(PY) -m benchmarks.accuracy.ceiling smollm2 --steps 200 --write docs/accuracy.md
+	PYTHONPATH=.bench-data $(PY) -m benchmarks.accuracy.ceiling efficientnet --steps 400 --same --write docs/accuracy.md
+	HF_HUB_OFFLINE=1 PYTHONPATH=.bench-data $(PY) -m benchmarks.accuracy.ceiling smollm2 --steps 200 --same --write docs/accuracy.md
 
 .bench-peers/nni: .venv/.ready
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .bench-peers nni==3.0 \
