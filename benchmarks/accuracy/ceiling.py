@@ -80,12 +80,13 @@ def section(name: str, steps: int, seed: int, same: bool) -> str:
     share = macs(small, task) / macs(task.model, task)
     fit(small, Fresh(make, steps // TOLD), epochs=TOLD, lr=RATE, loss=loss, validate=validate, clip=1.0, seed=seed)
     place, option = (" on the calibration data", " --same") if same else ("", "")
+    command = f"python -m benchmarks.accuracy.ceiling {name} --steps {steps} --seed {seed}{option}"
     batches = f"the same {len(task.data)} batches again and again, with" if same else "new batches at every step, with"
     return "\n".join(
         [
             f"## What long training{place} reaches: {TITLES[name]}",
             "",
-            f"Written by `python -m benchmarks.accuracy.ceiling {name} --steps {steps} --seed {seed}{option}`: the network",
+            f"Written by `{command}`: the network",
             f"that the default cut to {share:.0%} of the MACs and mended, trained on {batches}",
             f"the task's loss and towards the dense network's outputs (AdamW, one cycle, rate {RATE:g}).",
             f"The dense network scores {task.score(task.model):.2f} %{_itself(task)}.",
