@@ -69,9 +69,9 @@ class Solver:
             self.whole(before, held, chosen)
             small = _stream(self.small, dense.row, held)
             for at, path in enumerate(dense.row.names):
-                if self._writes_outside(path, inside[at], next(dense.each(at)), next(small.each(at))):
+                if self._write_outside(inside[at], dense, small, at):
                     self.whole(inside[at], held, chosen)
-                else:
+                elif inside[at]:
                     blocks = self.model.get_submodule(path), self.small.get_submodule(path)
                     self._solve(*blocks, inside[at], partial(_pairs, dense, small, at, chosen))
                 if at + 1 < len(dense.row.names):
@@ -79,13 +79,14 @@ class Solver:
                     small.advance(at)
             self.whole(after, held, chosen)
 
-    def _writes_outside(self, path: str, waves: Waves, example: Inputs, of_small: Inputs) -> bool:
-        """Whether what a weight of these waves writes is added to a stream, but not in the module of that path."""
-        writers = self.residual.intersection(chain(*waves))
+    def _write_outside(self, waves: Waves, dense: Stream, small: Stream, at: int) -> bool:
+        """Whether what a weight of these waves writes is added to a stream, but not in module ``at`` of the row."""
+        writers, path = self.residual.intersection(chain(*waves)), dense.row.names[at]
+        if not writers:
+            return False
         blocks = self.model.get_submodule(path), self.small.get_submodule(path)
-        return bool(writers) and not writers <= {
-            f"{path}.{name}" for name in stream_writers(*blocks, example, of_small)
-        }
+        found = stream_writers(*blocks, next(dense.each(at)), next(small.each(at)))
+        return not writers <= {f"{path}.{name}" for name in found}
 
     def _solve(self, model: nn.Module, small: nn.Module, waves: Waves, pairs: Callable[[], Iterable[Pair]]) -> None:
         """Solve waves in turn, by runs of ``model`` and ``small``: this solver's, or a block of each."""
