@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count, repeat
+from itertools import count
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,8 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from prunus.errors import InputError
-from prunus.residual.blocks import Block
-from prunus.residual.row import Place, Row
+from prunus.residual.row import Place, Row, version
 from prunus.running import Inputs, call, cloned, tensors_in
 from prunus.skip import SCALARS, Returns
 from prunus.surgery import lies_in
@@ -65,11 +64,9 @@ class _Run:
             visit.returned = pytree.tree_map_only(Tensor, lambda _: _STREAM, output)
 
     def _state(self, tensor: Tensor) -> State:
-        if tensor.is_inference():  # such tensors don't count their changes: none is known again
-            return next(self.numbers), 0
-        if tensor not in self.known:
+        if tensor not in self.known or tensor.is_inference():  # the latter don't count changes: none is known again
             self.known[tensor] = next(self.numbers)
-        return self.known[tensor], tensor._version
+        return self.known[tensor], version(tensor)
 
 
 def find_chain(model: nn.Module, example: Inputs) -> Row:
@@ -96,10 +93,8 @@ def find_chain(model: nn.Module, example: Inputs) -> Row:
     place, names = max(rows, key=lambda row: sum(lies_in(path, row[1]) for path in run.visits))
     names = [part for name in names for part in _apart(name, place, inside, run.visits)]
     visits = [run.visits[name][0] for name in names]
-    sizes = [sum(p.numel() for p in model.get_submodule(name).parameters()) for name in names]
-    returns = [_returns(visit.returned, place) for visit in visits]
-    blocks = [Block(*each) for each in zip(names, sizes, repeat(None), returns, strict=False)]
-    return Row(tuple(names), tuple(blocks), place, tuple(visit.sizes[place] for visit in visits))
+    returns = tuple(_returns(visit.returned, place) for visit in visits)
+    return Row(tuple(names), returns, place, tuple(visit.sizes[place] for visit in visits))
 
 
 def _inside(visits: Mapping[str, Sequence[_Visit]]) -> dict[str, list[str]]:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from prunus.errors import InputError
 from prunus.residual.blocks import Block, find_blocks
 from prunus.running import Enough, Inputs, call, cloned, states_in, tensors_in
-from prunus.skip import Skip, inputs_of
+from prunus.skip import Returns, Skip, inputs_of
 
 _CPU = torch.device("cpu")
 
@@ -24,16 +24,18 @@ Place = tuple[int | None, str | None]
 
 @dataclass(frozen=True)
 class Row:
-    """Blocks that follow each other, by path, which of their inputs the stream is, and its bytes where known."""
+    """Blocks that follow each other, by path, what stands in for each returns, which of their inputs the stream is, and
+    its bytes where they are known.
+    """
 
     names: tuple[str, ...]
-    blocks: tuple[Block, ...]
+    returns: tuple[Returns, ...]
     place: Place
     sizes: tuple[int, ...] = ()
 
     def since(self, at: int) -> Row:
         """The row without the first ``at`` blocks."""
-        return Row(self.names[at:], self.blocks[at:], self.place, self.sizes[at:])
+        return Row(self.names[at:], self.returns[at:], self.place, self.sizes[at:])
 
     def put(self, example: Inputs, x: Any) -> Inputs:
         """The arguments of one call of a block with ``x`` as the stream."""
@@ -75,7 +77,7 @@ def find_row(model: nn.Module, example: Inputs) -> Row:
     places = {place for block in blocks for place in inputs_of(block.returns)}
     if len(places) != 1:
         raise InputError(f"the blocks of {blocks[0].name.rpartition('.')[0]!r} pass on more than one tensor: {places}.")
-    return Row(tuple(block.name for block in blocks), tuple(blocks), places.pop())
+    return Row(tuple(block.name for block in blocks), tuple(block.returns for block in blocks), places.pop())
 
 
 class Stream:
@@ -137,31 +139,35 @@ def _on(device: torch.device, value: Any) -> Any:
 
 
 def _calls(model: nn.Module, row: Row, example: Inputs, passed_on: Callable[[Tensor], Tensor]) -> list[Inputs]:
-    """The arguments that each block is called with, where each passes its input on through a function."""
+    """The arguments that each block is called with, where each passes its input on through a function; the stream is
+    only among those of the first.
+    """
     found: dict[str, Inputs] = {}
-    passed: list[tuple[Tensor, int]] = []
+    passed: dict[str, tuple[Tensor, int]] = {}  # by the last block alone
 
     def skipping(name: str, skip: Skip) -> Callable[..., Any]:
         def instead(*args: Any, **kwargs: Any) -> Any:
             if name in found:
                 raise InputError(f"{name!r} is called more than once in a run, so blocks can't be taken in turn.")
             stream = row.get((args, kwargs))
-            if passed and (stream is not passed[-1][0] or _version(stream) != passed[-1][1]):
-                raise InputError(f"what {list(found)[-1]!r} returns is changed before {name!r} gets it.")
-            found[name] = (args, kwargs)
+            if passed:
+                before, (tensor, changes) = passed.popitem()
+                if stream is not tensor or version(stream) != changes:
+                    raise InputError(f"what {before!r} returns is changed before {name!r} gets it.")
+            found[name] = row.put((args, kwargs), None) if found else (args, kwargs)
             if name == row.names[-1]:
                 raise Enough
             stream = passed_on(stream)
-            passed.append((stream, _version(stream)))
+            passed[name] = stream, version(stream)
             args, kwargs = row.put((args, kwargs), stream)
             return skip(*args, **kwargs)
 
         return instead
 
     with ExitStack() as stack:
-        for name, block in zip(row.names, row.blocks, strict=True):
+        for name, returns in zip(row.names, row.returns, strict=True):
             module = model.get_submodule(name)
-            stack.enter_context(_forward(module, skipping(name, Skip(module, block.returns))))
+            stack.enter_context(_forward(module, skipping(name, Skip(module, returns))))
         stack.enter_context(suppress(Enough))
         call(model, cloned(example[0]), cloned(example[1]))
     if list(found) != list(row.names):
@@ -169,7 +175,8 @@ def _calls(model: nn.Module, row: Row, example: Inputs, passed_on: Callable[[Ten
     return list(found.values())
 
 
-def _version(tensor: Tensor) -> int:
+def version(tensor: Tensor) -> int:
+    """How often a tensor has been changed in place; those of inference mode don't count it."""
     return 0 if tensor.is_inference() else tensor._version
 
 
